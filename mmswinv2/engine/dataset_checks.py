@@ -7,6 +7,7 @@ from typing import Any
 from mmengine.hooks import Hook
 from mmengine.optim.scheduler.param_scheduler import INF
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, TestLoop, ValLoop
+from torch import Tensor
 
 from .. import hosts
 from ..checkpoints.pickles import check_restorable
@@ -34,6 +35,7 @@ class CheckDatasetHook(Hook):
     def __init__(self) -> None:
         self.classes: list[tuple[str, Sequence[str]]] = []
         self.of_checkpoint: Sequence[str] = ()
+        self.without_scores = 0  # samples of an epoch whose predictions are NaN
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Check that classes have the same numbers in the checkpoint as in the data sets."""
@@ -114,8 +116,31 @@ class CheckDatasetHook(Hook):
                 )
                 return
 
+    def after_val_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Count samples with NaN among their scores, which metrics take for a class."""
+        for sample in outputs or ():
+            maps = getattr(getattr(sample, 'seg_logits', None), 'data', None)
+            for scores in (getattr(sample, 'pred_score', None), maps):
+                if isinstance(scores, Tensor) and scores.isnan().any():
+                    self.without_scores += 1
+                    break
+
+    after_test_iter = after_val_iter
+
+    def after_test_epoch(self, runner: Any, metrics: Mapping[str, float] | None = None) -> None:
+        """Warn of predictions that are NaN."""
+        if self.without_scores:
+            warn(
+                f'the predictions on {self.without_scores} samples are NaN, and count in scores '
+                'as some class; test without mixed precision, or take weights of an earlier epoch'
+            )
+        self.without_scores = 0
+
     def after_val_epoch(self, runner: Any, metrics: Mapping[str, float] | None = None) -> None:
         """Raise `UserError` for a ``save_best`` or ``monitor`` that is not among the scores."""
+        self.after_test_epoch(runner)
         best = [(hook, getattr(hook, 'key_indicators', ())) for hook in runner.hooks]
         used = [(hook, 'save_best', name) for hook, names in best for name in names]
         parts = (*all_schedulers(runner), *runner.hooks)  # EarlyStoppingHook would never stop

@@ -80,6 +80,8 @@ def _check_files(dataset: Any, where: str, host: Host) -> None:
         'backend_args'
     ):
         return  # not on this disk
+    if reads_elsewhere(dataset):
+        folders = {}
     places = (root, *(Path(root, name) for name in folders.values() if name))
     if not all(Path(place).is_dir() for place in places if place) and host.downloads(dataset):
         return
@@ -89,7 +91,7 @@ def _check_files(dataset: Any, where: str, host: Host) -> None:
             f'--cfg-options data_root=... (set in every data loader and evaluator)'
         )
     for key, name in folders.items():
-        if name and not reads_elsewhere(dataset) and not (folder := Path(root, name)).is_dir():
+        if name and not (folder := Path(root, name)).is_dir():
             hint = host.folder_hint(dataset, key)
             raise UserError(f'{where}: the folder {folder} ({key}) does not exist{hint}')
     host.check_prefix(dataset, where)

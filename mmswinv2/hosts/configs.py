@@ -138,6 +138,18 @@ def steps_in(pipeline: Any) -> list[Any]:
     return [step for steps in step_lists(pipeline) for step in steps]
 
 
+def check_numbers(path: str, own: Sequence[str], given: Sequence[str]) -> None:
+    """Raise `UserError` if a class has another number in a file than in ``metainfo``."""
+    known = set(own)
+    for i, name in enumerate(given):
+        if name in known and list(own[i : i + 1]) != [name]:
+            raise UserError(
+                f'{path}: labels are numbers of the classes in the file, where {name!r} is number '
+                f'{own.index(name)}, and metainfo of the data set has it as number {i}; write '
+                f'classes as there, {list(own)!r:.200}, or leave them out'
+            )
+
+
 def reads_elsewhere(dataset: Any) -> bool:
     """Whether a data set, given by its config or not, reads files of another place than this disk.
 

@@ -68,12 +68,11 @@ def _is_map(file: Any, page: int) -> bool:
     return file.format != 'TIFF' or not file.tag_v2.get(_SUBFILE_TYPE, 0) & 0b101
 
 
-def check_form(path: str, content: bytes) -> None:
-    """Raise `UserError` for files of kinds in which decoders, or the file itself, change labels."""
-    with open_image(io.BytesIO(content)) as file:
-        for broken, words in _FILE_RULES:
-            if broken(file):
-                raise UserError(f'the label map {path} {words.format(file=file)}')
+def check_form(path: str, file: Any, kind: str = 'label map') -> None:
+    """Raise `UserError` if decoders may give other values than those in an image of Pillow."""
+    for broken, words in _FILE_RULES:
+        if broken(file):
+            raise UserError(f'the {kind} {path} {words.format(file=file)}')
 
 
 def check_file(path: str, content: bytes, backend: str) -> tuple[int, int]:
@@ -83,9 +82,10 @@ def check_file(path: str, content: bytes, backend: str) -> tuple[int, int]:
     """
     from mmcv import imfrombytes
 
-    check_form(path, content)
     file: Any
     with open_image(io.BytesIO(content)) as file:
+        check_form(path, file)
+        file.seek(0)
         signed = file.format == 'TIFF' and file.tag_v2.get(_SAMPLE_FORMAT) == (2,)
         exact = ('L', '1', 'P') if backend == 'pillow' else ('L',)
         if file.mode in exact and not signed:

@@ -257,6 +257,11 @@ def check_video_labels(dataset: Any, num_classes: int, where: str) -> None:
         info = functools.partial(BaseDataset.get_data_info, dataset)
     unlabelled = 0
     for i, video in enumerate(map(info, range(len(dataset)))):
+        if (frames := video.get('total_frames', 1)) < 1:
+            raise UserError(
+                f'{where}: {dataset.ann_file}, video {i + 1}: {video.get("frame_dir")} has '
+                f'{frames} frames, of which no clip can be made; mend the list'
+            )
         given = video.get('label')
         labels = [label for label in as_list(given) if isinstance(label, (int, np.integer))]
         one = not isinstance(given, list)  # -1 is none then

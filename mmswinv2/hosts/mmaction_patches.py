@@ -51,7 +51,10 @@ def write_videos_by_pyav() -> None:
 
 @patch('mmaction', '>=1')
 def refuse_wide_frames() -> None:
-    """Frames in files of more than 8 bits are refused, as images are."""
+    """Frames in files of more than 8 bits are refused, as images are.
+
+    Missing ones are named, with what says which frames there are.
+    """
     from mmaction.datasets.transforms import RawFrameDecode
     from mmengine import fileio
 
@@ -65,7 +68,15 @@ def refuse_wide_frames() -> None:
             content = fileio.get(path) if path.is_file() else b''
             if does := decoding_loss(content, 'color', self.decoding_backend):
                 raise UserError(f'{path} is a {does}; save the frames with 8 bits, or as a video')
-        return original(self, results)
+        try:
+            return original(self, results)
+        except FileNotFoundError as error:
+            keys = ('total_frames', 'start_index', 'offset', 'filename_tmpl')
+            known = ', '.join(f'{key}={results[key]!r}' for key in keys if key in results)
+            raise UserError(
+                f'the frame {error.filename} does not exist ({known}); mend the list of the data '
+                'set or its options, or extract the frames again, without gaps'
+            ) from error
 
 
 @patch('mmaction', '>=1')

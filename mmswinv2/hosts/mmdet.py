@@ -76,6 +76,7 @@ class MMDet(Host):
         if not set(things) <= set(classes):  # still those of COCO
             things = ()
         check_heads(model, classes, things, where)
+        check_numbers_of_maps(dataset, classes, where)
         if not any(kind.__name__ == 'BaseDetDataset' for kind in type(dataset).__mro__):
             return False
         ids = getattr(dataset, 'cat_ids', classes)  # of COCO's format
@@ -182,6 +183,25 @@ def check_targets(dataset: Any, model: Any, where: str) -> None:
             )
     if maps and steps and not dataset.data_prefix.get('seg'):
         raise UserError(f'{where}: data_prefix of the data set has no seg{_SEMANTIC_MAPS}')
+
+
+def check_numbers_of_maps(dataset: Any, classes: Sequence[str], where: str) -> None:
+    """Raise `UserError` if labels in semantic maps would be taken for other classes."""
+    known = getattr(dataset, 'METAINFO', {}).get('classes') or ()  # whose numbers maps have
+    if not known or not hasattr(dataset, 'label_map') or hasattr(dataset, 'reduce_zero_label'):
+        return  # no semantic maps, or those of mmseg, which maps labels by itself
+    name, known = type(dataset).__name__, list(known)
+    if dataset.label_map is None:
+        if any(c in known and known[i : i + 1] != [c] for i, c in enumerate(classes)):
+            raise UserError(
+                f'{where}: labels of {name} are numbers of its classes, {known!r:.200}, and '
+                f'metainfo has {list(classes)!r:.200}; set use_label_map=True of the data set'
+            )
+    elif not set(known) <= set(classes) and 'background' not in classes[0]:
+        raise UserError(
+            f'{where}: with use_label_map=True pixels of the classes of {name} that metainfo does '
+            f'not name become the first, {classes[0]!r}; name all classes, or make maps of your own'
+        )
 
 
 def check_image_sizes(dataset: Any, where: str) -> None:

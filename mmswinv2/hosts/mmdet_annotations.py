@@ -1,6 +1,7 @@
 """Annotations of detection data sets: rules that they are held to when mmdet reads them."""
 
 import functools
+import io
 import json
 import re
 from collections.abc import Sequence
@@ -9,14 +10,13 @@ from typing import Any
 
 import numpy as np
 from mmengine import fileio
-from mmengine.dataset import BaseDataset
 
 from ..errors import UserError
 from ..files import read_json, turn_backslashes
 from ..log import warn
-from .configs import steps_in
+from .configs import check_numbers, steps_in
 from .label_maps import check_file, check_form, check_map_size, check_shape
-from .mmcv import name_file
+from .mmcv import check_size, name_file, open_image
 from .patching import is_installed, patch, replace
 
 _NUMBER = re.compile(r'\s*[+-]?\d+\s*')  # as mmdet reads it
@@ -30,7 +30,7 @@ def check_annotations() -> None:
     if is_installed('mmdet', '>=3.3'):
         _check_label_map()
     _check_xml()
-    _check_semantic_maps()
+    _check_maps()
 
 
 def _check_coco() -> None:
@@ -102,8 +102,8 @@ def _measure_masks(path: str) -> None:
 
 
 def _check_lists() -> None:
-    """The list of images that any data set of mmdet makes, and files of mmdet's own format."""
-    from mmdet.datasets import BaseDetDataset
+    """The list of images that any data set of mmdet makes."""
+    from mmdet.datasets import BaseDetDataset, LVISV05Dataset
 
     @replace(BaseDetDataset, '__init__')
     def init(original: Any, self: Any, *args: Any, **options: Any) -> None:
@@ -126,26 +126,13 @@ def _check_lists() -> None:
                 'scores (n,), as DumpProposals writes it'
             ) from error
 
-    @replace(BaseDetDataset, 'load_data_list')
-    def load_data_list(original: Any, self: Any) -> list[dict]:
-        """Labels are numbers of the file's classes, which mmengine replaces by the config's."""
-        load = super(BaseDetDataset, self).load_data_list  # another base class may come first
-        own_reader = type(self).parse_data_info is not BaseDataset.parse_data_info
-        if own_reader or load.__func__ is not BaseDataset.load_data_list:
-            return load()
-        given = self._metainfo.pop('classes', None)
-        images = original(self)
-        own = list(self._metainfo.get('classes') or ())
-        if given is not None:
-            self._metainfo['classes'] = given
-            for i, name in enumerate(given):
-                if name in own and own.index(name) != i:
-                    raise UserError(
-                        f'{self.ann_file}: labels are numbers of the classes in the file, where '
-                        f'{name!r} is number {own.index(name)}, and metainfo of the data set has '
-                        f'it as number {i}; write classes as there, {own!r:.200}, or leave them out'
-                    )
-        return images
+    @replace(LVISV05Dataset, 'parse_data_info')
+    def parse_data_info(original: Any, self: Any, info: dict) -> dict:
+        if not vars(self).setdefault('is_numbered', False):  # the file is open while it is parsed
+            own = [self.lvis.cats[number]['name'] for number in self.cat_ids]
+            check_numbers(self.ann_file, own, self.metainfo['classes'])
+            self.is_numbered = True
+        return original(self, info)
 
 
 def _check_label_map() -> None:
@@ -193,6 +180,8 @@ def _check_xml() -> None:
 
     @replace(XMLDataset, '_parse_instance_info')
     def parse_instance_info(original: Any, self: Any, tree: Any, *args: Any, **kw: Any) -> list:
+        for node in tree.findall('object/name'):  # files may be indented inside of it, too
+            node.text = (node.text or '').strip()
         names = {node.findtext('name') for node in tree.findall('object')}
         others = vars(self).setdefault('names_of_no_class', set())
         others |= names - {None} - set(self._metainfo['classes'])
@@ -202,15 +191,9 @@ def _check_xml() -> None:
         return original(self, tree, *args, **kw)
 
 
-def _check_semantic_maps() -> None:
+def _check_maps() -> None:
+    """Semantic maps, and panoptic ones."""
     from mmdet.datasets.transforms import LoadAnnotations, LoadPanopticAnnotations
-
-    @replace(LoadPanopticAnnotations, '_load_masks_and_semantic_segs')
-    def load_panoptic_map(original: Any, self: Any, results: dict) -> None:
-        if (path := results.get('seg_map_path')) is not None:
-            with name_file(path, 'label map'):
-                check_form(path, fileio.get(path, backend_args=self.backend_args))
-        original(self, results)
 
     @replace(LoadAnnotations, '_load_seg_map')
     def load_seg_map(original: Any, self: Any, results: dict) -> None:
@@ -221,6 +204,19 @@ def _check_semantic_maps() -> None:
             check_file(path, content, self.imdecode_backend)
             original(self, results)
         check_semantic_map(results, getattr(self, 'semantic_classes', None))
+
+    @replace(LoadPanopticAnnotations, '_load_masks_and_semantic_segs')
+    def load_panoptic_map(original: Any, self: Any, results: dict) -> None:
+        if (path := results.get('seg_map_path')) is None:
+            return
+        with name_file(path, 'panoptic map'):
+            content = fileio.get(path, backend_args=self.backend_args)
+            with open_image(io.BytesIO(content)) as file:
+                check_form(path, file, 'panoptic map')
+                size = dict(img_path=results['img_path'], height=file.height, width=file.width)
+            check_size(size, results['ori_shape'], f'the panoptic map {path}: ')
+            original(self, results)
+        check_panoptic_map(results)
 
 
 def load_checked(dataset: Any) -> list[dict]:
@@ -251,6 +247,7 @@ def _load_checked(dataset: Any) -> list[dict]:
             f"({type(error).__name__}: {error}); a file of COCO is one for type='CocoDataset'"
         ) from error
     if any('segments_info' in image for image in images):  # panoptic: masks come from maps
+        check_segment_ids(dataset, images)
         check_things(dataset, images)
         return images
     turn_backslashes(images, addresses=True)
@@ -360,6 +357,18 @@ def _plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
 
 
+def check_segment_ids(dataset: Any, images: Sequence[dict]) -> None:
+    """Raise `UserError` for ids of segments that no color of a panoptic map can be."""
+    for image in images:
+        for segment in image['segments_info']:
+            number = segment['id']
+            if type(number) is not int or not 0 < number < 2**24:
+                raise UserError(
+                    f'{dataset.ann_file}: a segment of {image["img_path"]} has id={number!r}; ids '
+                    'are whole numbers from 1 to 2**24 - 1, as 0 marks the pixels of no segment'
+                )
+
+
 def check_things(dataset: Any, images: Sequence[dict]) -> None:
     """Raise `UserError` if things are not the first classes, as panoptic heads take them."""
     classes, things = (dataset.metainfo.get(key) or () for key in ('classes', 'thing_classes'))
@@ -435,6 +444,20 @@ def check_masks_of_objects(dataset: Any, images: Sequence[dict], rasterized: boo
         warn(
             f'{dataset.ann_file}: {len(without)} of {len(instances)} annotations have no mask '
             '(segmentation); they are ignored in training and in scores of masks'
+        )
+
+
+def check_panoptic_map(results: dict) -> None:
+    """Raise `UserError` if most classes of the segments of an image have no pixel in its map."""
+    known = {segment['category'] for segment in results['segments_info']}
+    if (labels := results.get('gt_seg_map')) is None:
+        return
+    absent = known.difference(np.flatnonzero(np.bincount(labels.ravel())).tolist())
+    if len(absent) > len(known) / 2:
+        raise UserError(
+            f'the panoptic map {results["seg_map_path"]} has no pixel of {len(absent)} of the '
+            f'{len(known)} classes of its segments_info; the color of a pixel is the id of its '
+            'segment, red + 256 green + 65536 blue'
         )
 
 

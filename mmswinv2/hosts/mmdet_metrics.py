@@ -22,6 +22,8 @@ COCO_METRICS = ('CocoMetric', 'FasterCocoMetric')
 def check_metric(metric: Any, dataset: Any, where: str) -> None:
     """Raise `UserError` if annotations are of other images or classes than those of a data set."""
     kinds = {kind.__name__ for kind in type(metric).__mro__}  # users derive their own
+    if 'VOCMetric' in kinds:
+        metric.iou_thrs = _thresholds(metric, where).tolist()  # it takes no tuple
     without_file = 'FasterCocoMetric' in kinds and metric._coco_api is None
     if 'VOCMetric' in kinds or without_file:
         for inner in inner_datasets(dataset):
@@ -90,7 +92,7 @@ def infos_by_id(dataset: Any, metric: Any, where: str) -> dict[Any, dict]:
     Nothing for a data set of the user's own, whose pipeline may add ids and paths.
 
     Raises:
-        UserError: if two images have one id.
+        UserError: if two images have one id, or an image stands in the data set twice.
     """
     infos: dict[Any, dict] = {}
     if not hasattr(dataset, 'get_data_info'):
@@ -99,13 +101,20 @@ def infos_by_id(dataset: Any, metric: Any, where: str) -> dict[Any, dict]:
         if not {'img_id', 'img_path'} <= info.keys():
             return {}
         first = infos.setdefault(info['img_id'], info)
-        paths = {os.path.normpath(one['img_path']) for one in (first, info) if first is not info}
-        if len(paths) > 1 and not metric.format_only:
+        if first is info or metric.format_only:
+            continue
+        if os.path.normpath(first['img_path']) == os.path.normpath(info['img_path']):
             raise UserError(
-                f'{where}: {first["img_path"]} and {info["img_path"]} of the data set both '
-                f'have image_id={info["img_id"]!r}, by which scores are computed; give each '
-                'annotation file ids of its own, or use MultiDatasetsEvaluator'
+                f'{where}: {info["img_path"]} (image_id={info["img_id"]!r}) stands in the data set '
+                'twice, and the boxes that are found on it again would count as false alarms; name '
+                'it once, in one of joined annotation files, and take RepeatDataset for training '
+                'alone'
             )
+        raise UserError(
+            f'{where}: {first["img_path"]} and {info["img_path"]} of the data set both '
+            f'have image_id={info["img_id"]!r}, by which scores are computed; give each '
+            'annotation file ids of its own, or use MultiDatasetsEvaluator'
+        )
     return infos
 
 
@@ -207,16 +216,25 @@ def check_coco_options(metric: Any, where: str) -> None:
     if (summed and not right) or (whole and 100 not in numbers and not metric.use_mp_eval):
         rule = 'there must be three whole numbers, one of them 100, at which mAP is taken'
         raise refuse('proposal_nums', rule)
-    try:
-        thresholds = np.atleast_1d(np.array(metric.iou_thrs, np.float64))
-    except (TypeError, ValueError):
-        thresholds = np.zeros(0)
-    inside = (thresholds > 0) & (thresholds <= 1)
-    if thresholds.ndim > 1 or not thresholds.size or not inside.all():
-        raise refuse('iou_thrs', 'it is a number above 0, up to 1, or a list of them')
+    thresholds = _thresholds(metric, where)
     if metric.classwise and whole and len(thresholds) < 6:
         raise UserError(
             f'{where}: {type(metric).__name__} has classwise=True and {len(thresholds)} iou_thrs; '
             'mmdet takes the sixth for mAP_75 of a class: leave iou_thrs out, or classwise'
         )
     metric.iou_thrs = thresholds
+
+
+def _thresholds(metric: Any, where: str) -> np.ndarray:
+    """The IoU thresholds of a metric; raises `UserError` if they are none."""
+    try:
+        thresholds = np.atleast_1d(np.array(metric.iou_thrs, np.float64))
+    except (TypeError, ValueError):
+        thresholds = np.zeros(0)
+    inside = (thresholds > 0) & (thresholds <= 1)
+    if thresholds.ndim > 1 or not thresholds.size or not inside.all():
+        raise UserError(
+            f'{where}: {type(metric).__name__} has iou_thrs={metric.iou_thrs!r:.80}; it is a '
+            'number above 0, up to 1, or a list of them'
+        )
+    return thresholds

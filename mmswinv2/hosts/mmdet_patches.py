@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -15,6 +16,7 @@ from mmengine import fileio
 from mmengine.logging import MessageHub
 
 from ..errors import UserError
+from ..log import warn
 from .label_maps import count_areas, f_scores
 from .patching import is_installed, log_patch, patch, replace, restore_numpy_names
 
@@ -272,8 +274,9 @@ def fast_evaluator() -> Any:
         """Evaluates as faster-coco-eval does, and summarizes as pycocotools does."""
 
         def __new__(cls, truth: Any, found: Any, kind: str = 'segm') -> Any:
-            if any(isinstance(image_id, str) for image_id in truth.imgs):  # as of Pascal VOC
-                return COCOeval(truth, found, kind)  # faster-coco-eval takes numbers alone
+            # faster-coco-eval takes numbers alone, in float64; those of Pascal VOC are names
+            if any(isinstance(i, str) or abs(i) > 2**53 for i in (*truth.imgs, *truth.cats)):
+                return COCOeval(truth, found, kind)
             return super().__new__(cls)
 
         def __init__(self, truth: Any, found: Any, kind: str = 'segm') -> None:
@@ -292,9 +295,11 @@ def fast_evaluator() -> Any:
 def name_class_scores() -> None:
     """Scores of single classes (classwise) go by their names, whatever the order of their ids.
 
-    PQ, too. In scores of masks, the box of an annotation without a mask is ignored. Of boxes and
-    masks each has scores of its own (``bbox_cat_precision``), as mmdet keeps the last alone.
+    PQ and VOCMetric, too. In scores of masks, the box of an annotation without a mask is ignored.
+    Of boxes and masks each has scores of its own (``bbox_cat_precision``), as mmdet keeps the last
+    alone.
     """
+    from mmdet.datasets import VOCDataset
     from mmdet.evaluation import metrics
     from mmdet.evaluation.metrics.coco_metric import COCOeval, COCOevalMP
     from pycocotools.cocoeval import COCOeval as PlainCOCOeval
@@ -345,6 +350,17 @@ def name_class_scores() -> None:
             api.cats = self.categories = dict(known)
         return original(self, results)
 
+    @replace(metrics.VOCMetric, 'compute_metrics')
+    def compute_voc(original: Any, self: Any, results: list) -> dict:
+        meta = self.dataset_meta
+        if tuple(meta['classes']) != VOCDataset.METAINFO['classes']:
+            # data of one's own in a folder VOC2007, whose classes mmdet names as those of VOC
+            self.dataset_meta = {**meta, 'dataset_type': None}
+        try:
+            return original(self, results)
+        finally:
+            self.dataset_meta = meta
+
 
 @patch('mmdet', '>=3')
 def measure_recalls() -> None:
@@ -371,6 +387,30 @@ def measure_recalls() -> None:
         recalls = recall._recalls(ious, numbers, thresholds)
         recall.print_recall_summary(recalls, numbers, thresholds, logger=logger)
         return recalls
+
+
+@patch('mmdet', '>=3')
+def reach_all_recalls() -> None:
+    """Recalls of 0.3, 0.6 and 0.7 reach these points of VOCMetric's 11-point average."""
+    from mmdet.evaluation.functional import mean_ap
+
+    @replace(mean_ap, 'average_precision')
+    def average(original: Any, recalls: Any, precisions: Any, mode: str = 'area') -> Any:
+        if mode == '11points':
+            recalls = recalls + 1e-9  # mmdet's points are multiples of 0.1, and 3 * 0.1 > 0.3
+        return original(recalls, precisions, mode)
+
+
+@patch('mmdet', '>=3')
+def keep_folders() -> None:
+    """CityScapesMetric and MOTChallengeMetric delete no folder before they write into it."""
+    from mmdet.evaluation.metrics import cityscapes_metric, mot_challenge_metric
+
+    def keep(folder: str) -> None:
+        warn(f'{folder} (outfile_prefix) is kept, and files of the same names are written over')
+
+    for module in (cityscapes_metric, mot_challenge_metric):
+        module.shutil = SimpleNamespace(rmtree=keep)
 
 
 def _scored_by_old_numpy() -> bool:
@@ -467,8 +507,19 @@ def count_every_pixel() -> None:
 
 @patch('mmdet', '>=3.1')
 def average_right_pixels() -> None:
-    """SemSegMetric has aAcc over all pixels, and mFscore with classes that are never right."""
+    """SemSegMetric has aAcc over all pixels, and mFscore with classes that are never right.
+
+    Pixels that `LoadAnnotations` ignores (ignore_index) do not count, of which the metric was told
+    by no model.
+    """
     from mmdet.evaluation.metrics import SemSegMetric
+
+    @replace(SemSegMetric, 'process')
+    def process(original: Any, self: Any, batch: Any, samples: Iterable[dict]) -> None:
+        for sample in samples:
+            if 'ignore_index' in (truth := sample.get('gt_sem_seg', ())):
+                sample['pred_sem_seg'].setdefault('ignore_index', truth['ignore_index'])
+        original(self, batch, samples)
 
     @replace(SemSegMetric, 'get_return_metrics')
     def get_return_metrics(original: Any, self: Any, results: list[dict]) -> dict[str, np.ndarray]:

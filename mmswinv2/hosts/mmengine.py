@@ -16,6 +16,7 @@ from torch import Tensor
 from ..errors import CheckpointError, UserError
 from ..files import is_of_system, turn_backslashes, undecodable
 from . import config_files, mmengine_checkpoints, pipelines
+from .configs import check_numbers
 from .host import Host
 from .patching import patch, patches_in, replace
 
@@ -99,6 +100,24 @@ def read_lists_of_windows() -> None:
         info = original(self, idx)
         turn_backslashes([info])
         return info
+
+
+@patch('mmengine', '>=0.7')
+def number_classes_as_files_do() -> None:
+    """Labels by number are those of the classes in the file, whose order metainfo cannot change."""
+    from mmengine.dataset import BaseDataset
+
+    @replace(BaseDataset, 'load_data_list')
+    def load_data_list(original: Any, self: Any) -> list[dict]:
+        if type(self).parse_data_info is not BaseDataset.parse_data_info:
+            return original(self)  # a class of the user's own may read labels by name
+        given = self._metainfo.pop('classes', None)  # else mmengine does not take those of the file
+        samples = original(self)
+        if given is not None:
+            own = list(self._metainfo.get('classes') or ())
+            self._metainfo['classes'] = given
+            check_numbers(self.ann_file, own, given)
+        return samples
 
 
 @patch('mmengine', '>=0.7')

@@ -6,6 +6,7 @@ import inspect
 import sys
 from collections.abc import Sequence
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import torch
@@ -158,6 +159,25 @@ def find_images_of_other_endings() -> None:
 
 
 @patch('mmpretrain', '>=1')
+def read_labels_of_voc() -> None:
+    """Labels of Pascal VOC have no blanks around them, and may lack the word difficult."""
+    from mmpretrain.datasets import VOC
+
+    from ..datasets.labels.voc import is_difficult
+
+    @replace(VOC, '_get_labels_from_xml')
+    def labels(_: Any, self: Any, img_id: str) -> tuple[list[int], list[int]]:
+        path = self.backend.join_path(self.ann_prefix, f'{img_id}.xml')
+        found: tuple[set[int], set[int]] = (set(), set())
+        for node in ElementTree.fromstring(self.backend.get(path)).findall('object'):
+            name = (node.findtext('name') or '').strip()
+            if name in self.CLASSES:
+                difficult = is_difficult(node.findtext('difficult'), f'{path}, {name!r}')
+                found[difficult].add(self.class_to_idx[name])
+        return list(found[0]), list(found[1])
+
+
+@patch('mmpretrain', '>=1')
 def read_pickles_without_code() -> None:
     """Reading CIFAR or lists of tags (RAM) from pickles runs no code from them."""
     import mmpretrain.datasets.cifar
@@ -292,6 +312,7 @@ def check_image_labels(dataset: Any, num_classes: int, where: str) -> None:
                     f'{dataset.CLASSES[label]!r} in classes of the data set; write classes in the '
                     f'order of the folders, {[*dataset.folder_to_idx]!r:.200}, or leave them out'
                 )
+        _check_numbers_of_folders(dataset, where)
         return
     given = _labels(dataset)
     several = bool(given) and isinstance(given[0], list)
@@ -311,6 +332,21 @@ def check_image_labels(dataset: Any, num_classes: int, where: str) -> None:
             f'{where}: label {labels.max()} of {image}, but model.head has num_classes='
             f'{num_classes}, labels 0 to {num_classes - 1}'
         )
+
+
+def _check_numbers_of_folders(dataset: Any, where: str) -> None:
+    """Raise `UserError` if folders are numbers in the order of the alphabet, and classes words."""
+    folders, classes = [*dataset.folder_to_idx], dataset.CLASSES
+    if not all(map(str.isdecimal, folders)) or set(folders) <= set(classes):
+        return
+    for name, place in zip(folders, sorted(folders, key=int), strict=True):
+        if name != place:
+            label = dataset.folder_to_idx[name]
+            raise UserError(
+                f'{where}: folders of classes are sorted as text, so that the images in the folder '
+                f'{name!r} have label {label}, which is {classes[label]!r} in classes of the data '
+                'set; write the numbers of folders with as many digits, such as 02 beside 10'
+            )
 
 
 def _labels(dataset: Any) -> list[Any]:

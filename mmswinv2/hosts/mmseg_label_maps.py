@@ -47,6 +47,7 @@ class SegMapGuard:
         self, load: Any, num_classes: int | None = None, ignore_index: int = NOT_LABELLED
     ) -> None:
         self.load, self.num_classes, self.ignore_index = load, num_classes, ignore_index
+        self.backend_args = getattr(load, 'backend_args', None)
         self.decodes = type(load)._load_seg_map.__module__ in _READERS
         self.ignores = ''  # which head takes 255 for a class
 
@@ -55,7 +56,7 @@ class SegMapGuard:
         path, size = results['seg_map_path'], None
         with name_file(path, 'label map', self.decodes):
             if self.decodes:
-                content = fileio.get(path, backend_args=self.load.backend_args)
+                content = fileio.get(path, backend_args=self.backend_args)
                 size = check_file(path, content, self.load.imdecode_backend)
             results = self.load(results)
         labels, image = results['gt_seg_map'], results.get('ori_shape')

@@ -472,6 +472,16 @@ def test_boxes_around_turned_rectangles(folder, degrees, warned):
     assert ('1 of 8 annotations are turned' in str(warned)) == (degrees != 180)
 
 
+@pytest.mark.parametrize('key', ['image_id', 'category_id'])
+def test_ids_that_no_float_has(folder, key):
+    content = make()
+    del content['annotations'][:1]
+    for entry in content['images' if key == 'image_id' else 'categories']:
+        entry['id'] += 2**60
+    mapped(key, lambda a: a[key] + 2**60)(content)
+    assert perfect_scores(write(folder, content))['coco/bbox_mAP'] == 1.0
+
+
 @pytest.mark.parametrize('kind', [int, float])
 def test_masks_that_differ_by_a_number_of_the_same_hash(folder, kind):
     """Python's hash(-1) is hash(-2), also inside tuples."""
@@ -722,6 +732,16 @@ def test_evaluator_of_other_images(folder):
         hosts.check_evaluator(evaluator, dataset(path, test_mode=True), 'val_evaluator')
 
 
+def test_images_in_a_data_base_are_not_looked_for_on_the_disk(folder):
+    path = write(folder, make())
+    data_base = dict(LOAD[0], backend_args=dict(backend='lmdb', db_path='a.lmdb'))
+    for image in folder.glob('*.png'):
+        image.unlink()
+    hosts.check_dataset(dataset(path, pipeline=[data_base, LOAD[1]]), 'train_dataloader')
+    with pytest.raises(UserError, match='cannot read the image .*1.png: it does not exist'):
+        hosts.check_dataset(dataset(path), 'train_dataloader')
+
+
 @pytest.mark.parametrize('late', [False, True], ids=['before the run', 'at loading'])
 @pytest.mark.parametrize(
     ('size', 'words'),
@@ -852,6 +872,22 @@ def test_boxes_of_samples_are_scored_as_in_the_file(folder, steps, words, kind):
         hosts.check_evaluator(evaluator, data, 'test_evaluator')
 
 
+@pytest.mark.parametrize(
+    ('given', 'used'),
+    [((0.5, 0.75), [0.5, 0.75]), (1, [1.0]), (0.5, [0.5]), ([0.3], [0.3]), (50, None), ((), None)],
+)
+def test_thresholds_of_pascal_voc(folder, given, used):
+    """mmdet asserts that they are a list, after all images."""
+    from mmdet.evaluation import VOCMetric
+
+    steps = [*LOAD, dict(type='PackDetInputs')]
+    data, metric = dataset(write(folder, make()), pipeline=steps, test_mode=True), VOCMetric(given)
+    evaluator = type('Evaluator', (), dict(metrics=[metric]))
+    with nullcontext() if used else pytest.raises(UserError, match='VOCMetric has iou_thrs='):
+        hosts.check_evaluator(evaluator, data, 'test_evaluator')
+        assert metric.iou_thrs == used
+
+
 OPTIONS = {
     'numbers': (dict(proposal_nums=[100]), r'proposal_nums=\[100\]; there must be three'),
     'without 100': (
@@ -907,19 +943,21 @@ def test_scores_of_data_sets_with_several_metainfo(folder, meta, words):
 @pytest.mark.parametrize('own_file', [False, True])
 def test_images_of_two_data_sets_with_the_same_ids(folder, own_file):
     from mmdet.datasets import ConcatDataset
+    from mmengine.dataset import RepeatDataset
 
     path, other = write(folder, make()), folder / 'other'
     other.mkdir()
     both = [dataset(path, test_mode=True), dataset(write(other, make()), test_mode=True)]
     evaluator = metric_of(path if own_file else None)
-    hosts.check_evaluator(evaluator, ConcatDataset([both[0], both[0]]), 'val_evaluator')
     words = r'val_evaluator: .*/1.png and .*/other/1.png of the data set both have image_id=1, '
     with pytest.raises(UserError, match=words):
         hosts.check_evaluator(evaluator, ConcatDataset(both), 'val_evaluator')
     # one folder in two spellings
     second, own = dataset(path, test_mode=True), both[0].get_data_info
     second.get_data_info = lambda i: own(i) | dict(img_path=f'{folder}/./{i + 1}.png')
-    hosts.check_evaluator(evaluator, ConcatDataset([both[0], second]), 'val_evaluator')
+    for twice in (ConcatDataset([both[0], second]), RepeatDataset(both[0], 2)):
+        with pytest.raises(UserError, match=r'1.png \(image_id=1\) stands in the data set twice, '):
+            hosts.check_evaluator(evaluator, twice, 'val_evaluator')
     evaluator.metrics[0].format_only = True
     hosts.check_evaluator(evaluator, ConcatDataset(both), 'val_evaluator')
     # files of results are of the images of the annotations all the same

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -394,6 +395,22 @@ def test_voc_from_a_folder_inside(tmp_path, monkeypatch):
     write(tmp_path / 'labels/ImageSets/Main/all.txt', f'{tmp_path}/labels/s/a\n')
     _, found, _ = convert('voc', '..', tmp_path / 'out', split='all', **options)
     assert found[0][0] == 's/a.jpg'
+
+
+@pytest.mark.parametrize('polygon', [
+    '<x1>11</x1><x2>31</x2><x3>11</x3><y1>11</y1><y2>11</y2><y3>31</y3>',
+    '<y1>11</y1><x1>11</x1><y2>11</y2><x2>31</x2><y3>31</y3><x3>11</x3>',
+    '<username>7</username><pt><x>11</x><y>11</y></pt><pt><x>31</x><y>11</y></pt><pt><x>11</x>'
+    '<y>31</y></pt>',
+    '<x1>11</x1><y1>11</y1><x2>31</x2>',
+])  # fmt: skip
+def test_polygons_of_voc_in_other_orders(voc, tmp_path, polygon):
+    some = objects(11, 11, 30, 30, more=f'<polygon>{polygon}</polygon>')
+    write(voc / 'Annotations/b.xml', VOC.format(name='b.jpg', width=100, objects=some))
+    lacks = polygon.count('<x') != polygon.count('<y')
+    with pytest.raises(UserError, match='2 x and 1 y') if lacks else nullcontext():
+        _, found, _ = convert('voc', voc, tmp_path)
+        assert found[2][2]['segmentation'] == [[10, 10, 30, 10, 10, 30]]
 
 
 def test_voc_in_other_words(voc, tmp_path):

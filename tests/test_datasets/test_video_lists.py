@@ -295,6 +295,20 @@ def test_missing_frames_in_tests(tmp_path, backend):
         check_dataset(dataset, 'test_dataloader', model)
 
 
+@pytest.mark.parametrize('frames', [0, -3])
+@pytest.mark.parametrize('where', ['train_dataloader', 'test_dataloader'])
+def test_folders_of_no_frames(tmp_path, frames, where):
+    from mmaction.datasets import RawframeDataset
+
+    init_default_scope('mmaction')
+    (tmp_path / 'list.txt').write_text(f'. 20 0\n. {frames} 1\n')
+    prefix = dict(img=str(tmp_path))
+    dataset = RawframeDataset(str(tmp_path / 'list.txt'), [], data_prefix=prefix)
+    model = SimpleNamespace(cls_head=SimpleNamespace(num_classes=2))
+    with pytest.raises(UserError, match=f'list.txt, video 2: .* has {frames} frames'):
+        check_dataset(dataset, where, model)
+
+
 @pytest.mark.parametrize(
     ('changed', 'several', 'right'),
     [

@@ -80,6 +80,21 @@ def test_a_best_score_that_no_metric_gives():
         CheckDatasetHook().after_val_epoch(runner, {'b': 1.0})
 
 
+@pytest.mark.parametrize('loop', ['val', 'test'])
+@pytest.mark.parametrize('key', ['pred_score', 'seg_logits'])
+def test_predictions_that_are_nan_are_told(key, loop, log):
+    """argmax makes a class of them, so that metrics give a score as good as chance."""
+    hook, runner = CheckDatasetHook(), SimpleNamespace(hooks=[], param_schedulers=None)
+    bad = torch.tensor([0.5, float('nan')])
+    for number in (2, 0):
+        for i, scores in enumerate((torch.ones(2), bad, bad)[: number + 1]):
+            value = SimpleNamespace(data=scores) if key == 'seg_logits' else scores
+            outputs = [SimpleNamespace(**{key: value}), SimpleNamespace(pred_instances=1)]
+            getattr(hook, f'after_{loop}_iter')(runner, i, outputs=outputs)
+        getattr(hook, f'after_{loop}_epoch')(runner, {})
+    assert log().count('predictions on 2 samples are NaN') == log().count('NaN') == 1
+
+
 @pytest.mark.parametrize('several', [False, True])
 def test_a_score_to_measure_that_no_metric_gives(several):
     weights = [nn.Parameter(torch.ones(1))]

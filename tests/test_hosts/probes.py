@@ -180,6 +180,18 @@ def balanced():
     return not hasattr(ConcatDataset, 'get_cat_ids')
 
 
+@probe(
+    'Labels by number are those of the classes in the file, whose order metainfo cannot change',
+    'mmengine',
+)
+def numbers_of_classes():
+    from mmengine.dataset import BaseDataset
+
+    path = FOLDER / 'numbers.json'
+    path.write_text('{"metainfo": {"classes": ["a", "b"]}, "data_list": [{"gt_label": 0}]}')
+    return BaseDataset(str(path), dict(classes=('b', 'a'))).metainfo['classes'][0] == 'b'
+
+
 @probe('Errors for samples that lack what a step of a pipeline needs name both', 'mmengine')
 def steps_out_of_order():
     from mmcv.transforms import LoadImageFromFile
@@ -432,6 +444,27 @@ def recalls():
 
     boxes = np.array([[0.0, 0, 9, 9], [20, 20, 30, 30]])
     coco_metric.eval_recalls([boxes[:1], boxes], [boxes, boxes[:1]], [10], [0.5])
+
+
+@probe("Recalls of 0.3, 0.6 and 0.7 reach these points of VOCMetric's 11-point average", 'mmdet')
+def points_of_recall():
+    from mmdet.evaluation.functional import mean_ap
+
+    recalls = np.arange(1, 4) / 10
+    return mean_ap.average_precision(recalls, np.ones(3), '11points') < 0.35
+
+
+@probe(
+    'CityScapesMetric and MOTChallengeMetric delete no folder before they write into it', 'mmdet'
+)
+def deleted_results():
+    from mmdet.evaluation.metrics import cityscapes_metric
+
+    cityscapes_metric.HAS_CITYSCAPESAPI = True
+    (FOLDER / 'held/results').mkdir(parents=True)
+    (FOLDER / 'held/results/best.pth').touch()
+    cityscapes_metric.CityScapesMetric(str(FOLDER / 'held'), format_only=True)
+    return not (FOLDER / 'held/results/best.pth').exists()
 
 
 @probe('Masks of boxes beside their image are empty on CPUs, as they are on GPUs', 'mmdet')
@@ -757,6 +790,20 @@ def images_of_other_endings():
     from mmpretrain.datasets import CustomDataset
 
     return not CustomDataset(data_root='.', lazy_init=True).is_valid_file('a.webp')
+
+
+@probe(
+    'Labels of Pascal VOC have no blanks around them, and may lack the word difficult', 'mmpretrain'
+)
+def labels_of_voc():
+    from mmpretrain.datasets import VOC
+
+    text = '<a><object><name> cat </name><difficult>0</difficult></object></a>'
+    backend = SimpleNamespace(join_path=os.path.join, get=lambda path: text)
+    own = SimpleNamespace(
+        backend=backend, ann_prefix='', CLASSES=('cat',), class_to_idx=dict(cat=0)
+    )
+    return VOC._get_labels_from_xml(own, '1')[0] != [0]
 
 
 @probe('Reading CIFAR or lists of tags (RAM) from pickles runs no code from them', 'mmpretrain')

@@ -142,6 +142,11 @@ def test_files_that_are_not_there(loader, change, words):
     dataset.update(change)
     with pytest.raises(UserError, match=words):
         hosts.check_data(cfg, ('train',))
+    if 'data_prefix' in change:  # images alone are read by a step
+        load = dict(type='LoadImageFromFile', backend_args=dict(backend='lmdb', db_path='a.lmdb'))
+        dataset.pipeline = [dict(type='RandomChoice', transforms=[[load]])]
+        hosts.check_data(cfg, ('train',))
+        dataset.pop('pipeline')
     dataset.backend_args = dict(backend='petrel')  # not on this disk
     hosts.check_data(cfg, ('train',))
 

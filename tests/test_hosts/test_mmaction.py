@@ -109,6 +109,9 @@ def test_frames_of_more_than_8_bits(tmp_path):
         cv2.imwrite(str(tmp_path / f'{number:03}.png'), np.full((8, 8), value, np.uint8))
     frames = RawFrameDecode()(dict(sample))['imgs']
     assert [frame.mean() for frame in frames] == [4, 117]
+    words = f'the frame {tmp_path}/003.png does not exist .total_frames=9, offset=1, filename_tmpl'
+    with pytest.raises(UserError, match=words):
+        RawFrameDecode()(dict(sample, total_frames=9, frame_inds=np.array([1, 2])))
     cv2.imwrite(str(tmp_path / '001.png'), np.full((8, 8), 1000, np.uint16))
     with pytest.raises(UserError, match=f'{tmp_path}/001.png is a .*16.*save the frames with 8'):
         RawFrameDecode()(dict(sample))

@@ -167,6 +167,8 @@ def test_pascal_voc_that_is_used(folder, log):
     boxes = [i['instances'][0]['bbox'] for i in map(voc(size=(0, 0)).get_data_info, range(2))]
     assert boxes == [[9, 9, 39, 39]] * 2 and not log()
     assert voc(size=(0, 0), filter_cfg=dict(min_size=32)).get_data_info(0)['height'] == 64
+    indented = map(voc(names=('\n  cat\n', ' dog ')).get_data_info, range(2))
+    assert [[i['bbox_label'] for i in info['instances']] for info in indented] == [[0], [1]]
     assert len(voc(names=('cat', 'Dog'))) == 2
     assert "no object is of the classes 'dog', and objects of 'Dog' are left out" in log()
 
@@ -455,23 +457,92 @@ def test_things_of_panoptic_data_come_first(folder, change, meta, words):
         assert [i['bbox_label'] for i in data.get_data_info(0)['instances']] == [0]
 
 
-@pytest.mark.parametrize(
-    ('ending', 'words'), [('png', None), ('jpeg', 'the label map 1.jpeg is a JPEG file')]
-)
-def test_maps_of_panoptic_data_are_without_loss(folder, monkeypatch, ending, words):
-    """mmdet looks for the map of 1.jpeg under that name."""
-    from mmdet.datasets.transforms import LoadPanopticAnnotations
+def colors(number):
+    return np.array([number % 256, number // 256 % 256, number // 65536 % 256], np.uint8)
 
-    utils = SimpleNamespace(rgb2id=lambda colors: colors[..., 0].astype(int))
+
+MAPS = {  # case: (id of the segment, change of the colors (H, W, 3), words of the error)
+    'right': (70000, lambda a: a, None),
+    'palette': (70000, lambda a: Image.fromarray(a).quantize(4), None),
+    'lossy': (70000, lambda a: a, 'the panoptic map .*1.png is a JPEG file'),
+    'gray': (7, lambda a: a[..., 0], 'no pixel of 1 of the 1 classes of its segments_info'),
+    'blue first': (70000, lambda a: a[..., ::-1], 'no pixel of 1 of the 1 classes'),
+    'turned': (70000, lambda a: a.swapaxes(0, 1), 'map .*1.png: .*1.jpg has 96x64 pixels.*swapped'),
+    'none': (0, lambda a: a, 'list.json: a segment of 1.jpg has id=0; ids are .* from 1'),
+    'no color': (2**24, lambda a: a, 'has id=16777216'),
+}
+
+
+@pytest.mark.parametrize('case', MAPS)
+def test_panoptic_maps_have_the_segments_of_their_image(folder, monkeypatch, case):
+    def to_ids(image):  # as panopticapi has it
+        return image.astype(int) @ [1, 256, 65536]
+
+    utils = SimpleNamespace(rgb2id=to_ids)
     monkeypatch.setitem(sys.modules, 'panopticapi', SimpleNamespace(utils=utils))
-    labels = np.repeat([1, 2], [16, 48]).astype('uint8')[:, None].repeat(96, 1)
-    Image.fromarray(np.stack([labels, 0 * labels, 0 * labels], -1)).save(f'1.{ending}')
-    parts = [dict(id=i, category=i - 1, is_thing=i == 1) for i in (1, 2)]
-    results = dict(seg_map_path=f'1.{ending}', segments_info=parts, ori_shape=(64, 96))
-    load = LoadPanopticAnnotations(with_bbox=False, with_label=False)
+    from mmdet.datasets import CocoPanopticDataset
+
+    number, change, words = MAPS[case]
+    image = np.zeros((64, 96, 3), np.uint8)
+    image[10:20, 30:60] = colors(number)
+    image = change(image)
+    drawn = image if isinstance(image, Image.Image) else Image.fromarray(image.copy())
+    drawn.save('1.png', 'JPEG' if case == 'lossy' else 'PNG')
+    segment = dict(id=number, category_id=1, iscrowd=0, area=300, bbox=[30, 10, 30, 10])
+    content = dict(
+        images=[dict(id=1, file_name='1.jpg', width=96, height=64)],
+        annotations=[dict(image_id=1, file_name='1.png', segments_info=[segment])],
+        categories=[dict(id=1, name='cat', isthing=1)],
+    )
+    Path('list.json').write_text(json.dumps(content))
+    Image.new('RGB', (96, 64)).save('1.jpg')
+    steps = [dict(type='mmcv.LoadImageFromFile'), dict(type='mmdet.LoadPanopticAnnotations')]
     with nullcontext() if words is None else pytest.raises(UserError, match=words):
-        load(results)
-        assert (results['gt_seg_map'] == labels - 1).all()
+        data = CocoPanopticDataset(
+            'list.json',
+            metainfo=dict(classes=('cat',), thing_classes=('cat',), stuff_classes=()),
+            data_prefix=dict(img='', seg='.'),
+            pipeline=steps,
+        )
+        assert data[0]['gt_masks'].masks.sum() == 300
+
+
+@pytest.mark.parametrize(
+    ('classes', 'mapped', 'words'),
+    [
+        (('sky', 'road', 'tree'), False, None),
+        (('tree', 'road', 'sky'), True, None),
+        (('none', 'road'), False, None),
+        (('tree', 'road', 'sky'), False, 'labels of Own are numbers of .*set use_label_map=True'),
+        (('tree',), False, r"and metainfo has \['tree'\]"),
+        (('tree', 'sky'), True, "that metainfo does not name become the first, 'tree'"),
+    ],
+)
+def test_labels_of_semantic_maps_have_numbers_of_their_data_set(folder, classes, mapped, words):
+    from mmdet.datasets.base_semseg_dataset import BaseSegDataset
+
+    known = dict(classes=('sky', 'road', 'tree'), palette=[(0, 0, 0)] * 3)
+    if classes[0] == 'none':  # of a class without classes of its own
+        known = dict(palette=[(0, 0, 0)] * 2)
+    Own = type('Own', (BaseSegDataset,), dict(METAINFO=known))
+    prefix, meta = dict(img_path='JPEGImages', seg_map_path='.'), dict(classes=classes)
+    data = Own(data_prefix=prefix, metainfo=meta, use_label_map=mapped, pipeline=[])
+    with nullcontext() if words is None else pytest.raises(UserError, match=words):
+        check_dataset(data, 'val_dataloader')
+
+
+@pytest.mark.parametrize('ignored', [0, 255])
+def test_pixels_that_are_ignored_do_not_count_in_scores(ignored):
+    hosts.of(Config(dict(default_scope='mmdet'))).apply()
+    from mmdet.evaluation import SemSegMetric
+
+    truth = torch.tensor([[[ignored, 1], [1, 1]]])
+    sample = dict(gt_sem_seg=dict(sem_seg=truth, ignore_index=ignored))
+    sample['pred_sem_seg'] = dict(sem_seg=torch.ones(1, 2, 2, dtype=torch.long))
+    metric = SemSegMetric()
+    metric.dataset_meta = dict(classes=('sky', 'road'))
+    metric.process({}, [sample])
+    assert metric.evaluate(1)['mIoU'] == 100
 
 
 @pytest.mark.parametrize('files', [None, 'found'])
@@ -550,6 +621,9 @@ def test_lvis_is_scored_on_the_images_of_the_data_set(folder, log, negative, ap)
         ann_file='lvis.json', data_prefix=dict(img=''), metainfo=meta, test_mode=True, indices=2,
         pipeline=[],
     )  # fmt: skip
+    for other in (('dog', 'cat'), ('dog',)):  # labels go by their place in the file
+        with pytest.raises(UserError, match="lvis.json: .* where 'dog' is number 1, and metainfo"):
+            LVISV1Dataset(ann_file='lvis.json', metainfo=dict(classes=other), pipeline=[])
     metric = LVISMetric('lvis.json', metric=['bbox', 'segm'], classwise=True)
     metric.dataset_meta = meta
     hosts.check_evaluator(SimpleNamespace(metrics=[metric]), dataset, 'val_evaluator')

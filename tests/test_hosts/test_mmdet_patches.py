@@ -1,6 +1,8 @@
 import copy
+import importlib
 import json
 import random
+import re
 
 import cv2
 import numpy as np
@@ -269,6 +271,59 @@ def test_recalls_of_proposals(tmp_path, name, order):
     scores = metric.evaluate(3)
     assert scores['coco/AR@1'] == pytest.approx(1 / 3)
     assert scores['coco/AR@3'] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize('found', [3, 4, 6, 7, 10])
+def test_recalls_that_reach_a_point_of_the_average(found):
+    """Of ten objects, a few are found, and nothing else: precision is 1 up to that recall."""
+    hosts.of(dict(default_scope='mmdet')).apply()
+    from mmdet.evaluation import VOCMetric
+
+    metric = VOCMetric()
+    metric.dataset_meta = dict(classes=('a',))
+    boxes = torch.arange(10)[:, None] * 20 + torch.tensor([0, 0, 9, 9])
+    objects = dict(bboxes=boxes, labels=torch.zeros(10, dtype=torch.long))
+    none = {key: value[:0] for key, value in objects.items()}
+    pred = {key: value[:found] for key, value in objects.items()} | dict(scores=torch.ones(found))
+    sample = dict(gt_instances=objects, ignored_instances=none, pred_instances=pred)
+    metric.process({}, [sample])
+    assert metric.evaluate(1)['pascal_voc/mAP'] == pytest.approx((found + 1) / 11, abs=1e-3)
+
+
+def test_classes_of_data_in_a_folder_of_pascal_voc_have_their_names(log):
+    hosts.of(dict(default_scope='mmdet')).apply()
+    from mmdet.datasets import VOCDataset
+    from mmdet.evaluation import VOCMetric
+
+    objects = dict(bboxes=torch.tensor([[0.0, 0, 9, 9]]), labels=torch.tensor([1]))
+    none = {key: value[:0] for key, value in objects.items()}
+    sample = dict(gt_instances=objects, ignored_instances=none)
+    sample['pred_instances'] = objects | dict(scores=torch.ones(1))
+    for classes in (('cat', 'dog'), VOCDataset.METAINFO['classes']):
+        metric = VOCMetric()
+        metric.dataset_meta = dict(classes=classes, dataset_type='VOC2007')
+        metric.process({}, [sample])
+        assert metric.evaluate(1)['pascal_voc/mAP'] == pytest.approx(1)
+        assert metric.dataset_meta['dataset_type'] == 'VOC2007'
+        row = re.search(r'\| (\w+) +\| 1 +\| 1 +\| 1.000', log().rpartition('iou_thr')[2])
+        assert row[1] == classes[1]
+
+
+@pytest.mark.parametrize('module', ['cityscapes_metric', 'mot_challenge_metric'])
+def test_metrics_keep_what_is_in_their_folder(module, tmp_path, monkeypatch, log):
+    hosts.of(dict(default_scope='mmdet')).apply()
+    module = importlib.import_module(f'mmdet.evaluation.metrics.{module}')
+    (tmp_path / 'results').mkdir()
+    (tmp_path / 'results/best.pth').touch()
+    if 'mot' in module.__name__:
+        monkeypatch.setattr(module, 'trackeval', True)
+        monkeypatch.chdir(tmp_path)  # where it makes temporary folders
+        module.MOTChallengeMetric(outfile_prefix=str(tmp_path / 'results'))
+    else:
+        monkeypatch.setattr(module, 'HAS_CITYSCAPESAPI', True)
+        module.CityScapesMetric(str(tmp_path), format_only=True)
+    assert (tmp_path / 'results/best.pth').exists()
+    assert 'results (outfile_prefix) is kept' in log()
 
 
 def test_masks_of_boxes_beside_their_image():

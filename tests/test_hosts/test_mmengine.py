@@ -4,6 +4,7 @@ import json
 import pickle
 import runpy
 from collections import OrderedDict
+from contextlib import nullcontext
 from importlib import import_module
 from pickle import UnpicklingError
 
@@ -70,6 +71,27 @@ def test_paths_of_windows_are_read(key, serialized, tmp_path):
         infos = [data.get_data_info(i) for i in range(3)]
         assert [info[key] for info in infos] == [f'{tmp_path}/a/x/1.png', *names[1:]]
         assert infos[0]['text'] == 'a\\b'
+
+
+@pytest.mark.parametrize(
+    ('given', 'right'),
+    [
+        (None, True),
+        (('cat', 'dog'), True),
+        (('Katze', 'Hund'), True),
+        (('cat', 'dog', 'cow'), True),
+        (('dog', 'cat'), False),
+        (('dog',), False),
+        (('cow', 'dog', 'cat'), False),
+    ],
+)
+def test_labels_are_numbers_of_the_classes_in_the_file(given, right, tmp_path):
+    path, samples = tmp_path / 'list.json', [dict(img_path='1.jpg', gt_label=1)]
+    path.write_text(json.dumps(dict(metainfo=dict(classes=['cat', 'dog']), data_list=samples)))
+    words = r"list.json: labels are numbers of the classes in the file, where '(dog|cat)' is"
+    with nullcontext() if right else pytest.raises(UserError, match=words):
+        data = BaseDataset(str(path), dict(classes=given) if given else None)
+        assert tuple(data.metainfo['classes']) == (given or ('cat', 'dog'))
 
 
 @pytest.mark.parametrize('way', ['cos', 'linear'])

@@ -98,6 +98,8 @@ def test_maps_that_are_missing(ade):
     path.unlink()
     with pytest.raises(UserError, match=f'train.*1 of 2 images have no label map.*{path}.*png'):
         check_dataset(build(ade), 'train_dataloader')
+    load = dict(LOAD[1], backend_args=dict(backend='local'))  # stands for one of a data base
+    check_dataset(build(ade, [LOAD[0], load]), 'train_dataloader')
 
 
 def test_a_map_that_vanishes_later(ade):

@@ -51,6 +51,30 @@ def test_cifar_is_read_as_ever(version, tmp_path):
     assert (found.get_data_info(1)['img'] == images[1].reshape(3, 32, 32).transpose(1, 2, 0)).all()
 
 
+@pytest.mark.parametrize(
+    ('text', 'labels'),
+    [
+        ('<name>cat</name><difficult>0</difficult>', ([1], [])),
+        ('<name>cat</name><difficult>1</difficult>', ([], [1])),
+        ('<name>\n  cat\n</name><difficult> 1 </difficult>', ([], [1])),
+        ('<name>cat</name>', ([1], [])),
+        ('<name>cat</name><difficult>Unspecified</difficult>', ([1], [])),
+        ('<name>cow</name>', ([], [])),
+    ],
+)
+def test_labels_of_pascal_voc(text, labels, tmp_path):
+    hosts.of(dict(default_scope='mmpretrain')).apply()
+    from mmpretrain.datasets import VOC
+
+    for name in ('Annotations', 'ImageSets/Main'):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / 'ImageSets/Main/train.txt').write_text('1\n')
+    (tmp_path / 'Annotations/1.xml').write_text(f'<a><object>{text}</object></a>')
+    data = VOC(str(tmp_path), split='train', metainfo=dict(classes=('dog', 'cat')), pipeline=[])
+    info = data.get_data_info(0)
+    assert (info['gt_label'], info['gt_label_difficult']) == labels
+
+
 @pytest.mark.parametrize('kind', ['CustomDataset', 'ImageNet'])
 @pytest.mark.parametrize('with_label', [True, False])
 def test_images_of_all_usual_endings_are_found(kind, with_label, tmp_path):

@@ -499,6 +499,30 @@ def test_classes_in_another_order_than_their_folders(classes, match, tmp_path):
         check_image_labels(dataset, 3, 'train_dataloader')
 
 
+@pytest.mark.parametrize(
+    ('folders', 'named', 'right'),
+    [
+        (range(1, 10), True, True),
+        (range(12), False, True),  # classes are called as their folders
+        (range(12), True, False),
+        (range(1, 11), True, False),
+        ([f'{i:02}' for i in range(12)], True, True),
+    ],
+)
+def test_folders_that_are_numbers(folders, named, right, tmp_path):
+    from mmpretrain.datasets import CustomDataset
+
+    from mmswinv2.hosts.mmpretrain import check_image_labels
+
+    for name in map(str, folders):
+        draw(tmp_path / name / '0.png', 0, size=1)
+    meta = dict(classes=[f'class {i}' for i in range(len(folders))]) if named else None
+    dataset = CustomDataset(data_prefix=str(tmp_path), metainfo=meta, pipeline=[])
+    words = "the folder '10' have label [12], which is 'class [12]'"
+    with nullcontext() if right else pytest.raises(UserError, match=words):
+        check_image_labels(dataset, len(folders), 'train_dataloader')
+
+
 def test_image_smaller_than_the_crop(tool, trained, folders, tmp_path):
     config = tmp_path / 'crop.py'
     config.write_text(

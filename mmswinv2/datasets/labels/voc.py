@@ -139,9 +139,14 @@ def _read_object(node: Any, where: str, source: Source) -> Mark:
         )
         mark.box = (x1 - offset, y1 - offset, x2, y2)
     for polygon in node.findall('polygon'):
-        values = [number(child.text, where) - offset for child in polygon.iter() if child.text
-                  and child.text.strip()]  # fmt: skip
-        mark.polygons.append(list(zip(values[::2], values[1::2], strict=False)))
+        xs, ys = (
+            [number(child.text, where) - offset for child in polygon.iter()
+             if re.fullmatch(rf'{axis}\d*', child.tag, re.IGNORECASE)]
+            for axis in 'xy'
+        )  # fmt: skip
+        if len(xs) != len(ys):
+            raise UserError(f'{where}: its polygon has {len(xs)} x and {len(ys)} y; mend it')
+        mark.polygons.append(list(zip(xs, ys, strict=True)))
     if box is None and not mark.polygons:
         raise UserError(f'{where} has no bndbox; give it one, or remove it')
     degrees = _rotation(node, where)
