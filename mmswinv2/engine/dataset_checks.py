@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence, Set, Sized
 from itertools import zip_longest
 from typing import Any
 
-from mmengine.hooks import Hook
+from mmengine.hooks import EarlyStoppingHook, Hook
 from mmengine.optim.scheduler.param_scheduler import INF
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, TestLoop, ValLoop
 from torch import Tensor
@@ -143,7 +143,8 @@ class CheckDatasetHook(Hook):
         self.after_test_epoch(runner)
         best = [(hook, getattr(hook, 'key_indicators', ())) for hook in runner.hooks]
         used = [(hook, 'save_best', name) for hook, names in best for name in names]
-        parts = (*all_schedulers(runner), *runner.hooks)  # EarlyStoppingHook would never stop
+        stops = [hook for hook in runner.hooks if isinstance(hook, EarlyStoppingHook)]
+        parts = (*all_schedulers(runner), *stops)  # which would never stop the training
         used += [(part, 'monitor', part.monitor) for part in parts if hasattr(part, 'monitor')]
         for owner, setting, name in used:
             if metrics and name not in (*metrics, 'auto'):

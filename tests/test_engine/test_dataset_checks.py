@@ -78,6 +78,8 @@ def test_a_best_score_that_no_metric_gives():
     runner.hooks = [EarlyStoppingHook('a/accuracy')]
     with pytest.raises(UserError, match=r"monitor='a/accuracy' of EarlyStoppingHook .*: b"):
         CheckDatasetHook().after_val_epoch(runner, {'b': 1.0})
+    runner.hooks = [SimpleNamespace(monitor='loss')]  # of a user's hook it may be anything
+    CheckDatasetHook().after_val_epoch(runner, {'b': 1.0})
 
 
 @pytest.mark.parametrize('loop', ['val', 'test'])
