@@ -22,7 +22,7 @@ from mmengine.model import BaseModel
 from mmengine.runner import FlexibleRunner, Runner
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
-from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, Sampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, Sampler, Subset
 
 from mmswinv2.checkpoints import read_checkpoint
 from mmswinv2.engine import LoadCheckpointHook, RepeatableHook, ScoresHook
@@ -714,6 +714,10 @@ def train_by_epochs(
         dataset.repeat_indices = dataset.repeat_indices[:8]
     if wrapper == 'of torch':
         dataset = OfTorch(samples)
+    if wrapper == 'subset':
+        dataset = Subset(OfTorch(samples + 1), range(1, samples + 1))
+    if wrapper == "subset of mmengine's":
+        dataset = Subset(dataset, range(samples))
     folder.mkdir()
     sliced = {'num_batch_per_epoch': 4} if wrapper == 'num_batch_per_epoch' else {}
     runner = Runner(
@@ -740,8 +744,10 @@ def train_by_epochs(
 @pytest.mark.parametrize(
     ('wrapper', 'kind'),
     [(None, DefaultSampler), ('ClassBalancedDataset', DefaultSampler), ('buckets', DefaultSampler),
-     ('num_batch_per_epoch', DefaultSampler), (None, OwnSampler), ('of torch', DefaultSampler)],
-    ids=['plain', 'ClassBalancedDataset', 'buckets', 'num_batch_per_epoch', 'own sampler', 'torch'],
+     ('num_batch_per_epoch', DefaultSampler), (None, OwnSampler), ('of torch', DefaultSampler),
+     ('subset', DefaultSampler), ("subset of mmengine's", DefaultSampler)],
+    ids=['plain', 'ClassBalancedDataset', 'buckets', 'num_batch_per_epoch', 'own sampler', 'torch',
+         'subset', "subset of mmengine's"],
 )  # fmt: skip
 @pytest.mark.parametrize('at', [2, 4, 5])
 def test_a_run_by_epochs_goes_on_inside_of_one(at, wrapper, kind, tmp_path):
