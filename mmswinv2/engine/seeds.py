@@ -113,7 +113,7 @@ class SeededSampler:
 
 
 class _SeededIndices(list):
-    """Indices of samples that a wrapper repeats or picks; that of a `SeededIndex` keeps its seed."""
+    """Indices that a wrapper repeats or picks; that of a `SeededIndex` keeps its seed."""
 
     def __getitem__(self, place: Any) -> Any:
         index = super().__getitem__(place)
