@@ -120,7 +120,7 @@ class CheckDatasetHook(Hook):
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         """Count samples with NaN among their scores, which metrics take for a class."""
-        for sample in outputs or ():
+        for sample in outputs if isinstance(outputs, (list, tuple)) else ():
             maps = getattr(getattr(sample, 'seg_logits', None), 'data', None)
             for scores in (getattr(sample, 'pred_score', None), maps):
                 if isinstance(scores, Tensor) and scores.isnan().any():
