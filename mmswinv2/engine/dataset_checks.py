@@ -123,7 +123,8 @@ class CheckDatasetHook(Hook):
         for sample in outputs if isinstance(outputs, (list, tuple)) else ():
             maps = getattr(getattr(sample, 'seg_logits', None), 'data', None)
             for scores in (getattr(sample, 'pred_score', None), maps):
-                if isinstance(scores, Tensor) and scores.isnan().any():
+                # a maximum takes NaN from anywhere, and no memory as a mask does
+                if isinstance(scores, Tensor) and scores.numel() and scores.max().isnan():
                     self.without_scores += 1
                     break
 
