@@ -43,7 +43,7 @@ def examine(cfg: Any, path: Path, score: float, max_examples: int) -> Findings:
     samples = [] if maps else read_pickle(path)
     if not maps and not (isinstance(samples, list) and samples):
         raise mismatch(path, 'they are no list of samples, or an empty one')
-    if samples and 'pred_panoptic_seg' in samples[0]:
+    if samples and 'pred_panoptic_seg' in samples[0] and _is_panoptic(cfg):
         raise UserError(
             f'{path} holds panoptic predictions, of which a report shows nothing; it tells the '
             'scores of the validation without --predict and --predictions'
@@ -59,6 +59,12 @@ def examine(cfg: Any, path: Path, score: float, max_examples: int) -> Findings:
         if 'pred_score' in samples[0]:
             return analyse_classes(dataset, samples, str(path), max_examples)
         return analyse(dataset, samples, str(path), score, max_examples)
+
+
+def _is_panoptic(cfg: Any) -> bool:
+    """Whether the annotations of the test set are panoptic, and not boxes of objects."""
+    datasets = hosts.inner_datasets(cfg.test_dataloader.dataset)
+    return any('Panoptic' in hosts.type_name(dataset) for dataset in datasets)
 
 
 @contextlib.contextmanager

@@ -21,7 +21,8 @@ from .unreadable import is_page
 
 # http:// addresses are read from this machine, and from other hosts if this variable is set
 _ALLOW_HTTP = 'MMSWINV2_ALLOW_HTTP'
-ADDRESSES = ('http://', 'https://', 'hf://')  # how addresses begin that `fetch` reads
+_WEB = ('http://', 'https://')
+ADDRESSES = (*_WEB, 'hf://')  # how addresses begin that `fetch` reads
 
 
 def fetch(source: StrPath) -> Path:
@@ -81,7 +82,7 @@ def _locate(source: Any) -> Path | str:
 def _check_address(address: str) -> None:
     """Raise `CheckpointError` for an address that may not be read."""
     shown = _without_login(address)
-    if not address.startswith(('http://', 'https://')):
+    if not address.startswith(_WEB):
         raise CheckpointError(f'{shown}: only files, https:// and hf:// addresses can be read')
     try:
         parts = urlparse(address)

@@ -194,10 +194,11 @@ def _check_schedulers(cfg: Config) -> None:
 
 def _check_lengths(scheduler: Mapping[str, Any], place: str) -> None:
     """Raise `UserError` if a length of the scheduler at `place` is no number, or it starts at 0."""
-    if scheduler.get('start_factor') == 0 and hosts.type_name(scheduler).startswith('Linear'):
+    kind = hosts.type_name(scheduler)
+    if scheduler.get('start_factor') == 0 and kind.startswith('Linear') and hasattr(optim, kind):
         raise UserError(
-            f'{place} in the config: start_factor=0 of {hosts.type_name(scheduler)} must be above '
-            '0, such as 1e-6: each step multiplies the value before it'
+            f'{place} in the config: start_factor=0 of {kind} must be above 0, such as 1e-6: each '
+            'step multiplies the value before it'
         )
     for key in filter(scheduler.__contains__, (*LENGTHS, *LISTS_OF_LENGTHS)):
         value, rule = scheduler[key], 'a number from 0'
@@ -208,10 +209,7 @@ def _check_lengths(scheduler: Mapping[str, Any], place: str) -> None:
         elif value is None:
             good = key not in ('begin', 'end')
         if not good:
-            raise UserError(
-                f'{place} in the config: {key}={value!r} of {hosts.type_name(scheduler)} '
-                f'must be {rule}'
-            )
+            raise UserError(f'{place} in the config: {key}={value!r} of {kind} must be {rule}')
 
 
 def of_several_optimizers(schedulers: Any) -> bool:
@@ -334,16 +332,16 @@ def check_optimizers(cfg: Config) -> None:
 
 def check_paramwise(cfg: Config) -> None:
     """Raise `UserError` for options of ``paramwise_cfg`` that mmengine's constructor ignores."""
-    for place, node in hosts.dicts_in(cfg.get('optim_wrapper'), 'optim_wrapper'):
-        own = hosts.type_name({'type': node.get('constructor') or 'DefaultOptimWrapperConstructor'})
-        options = node.get('paramwise_cfg') or {}
-        ignored = sorted(options.keys() - {*PARAMWISE, '_delete_'})
-        if ignored and own == 'DefaultOptimWrapperConstructor':
-            raise UserError(
-                f'{place}.paramwise_cfg has {", ".join(ignored)}, which {own} does not read; leave '
-                f'it out, or set {place}.constructor, for layer_decay_rate to '
-                "'mmswinv2.SwinLayerDecayOptimWrapperConstructor'"
-            )
+    wrapper = cfg.get('optim_wrapper') or {}  # parts of it are read by a constructor of the user's
+    own = hosts.type_name({'type': wrapper.get('constructor') or 'DefaultOptimWrapperConstructor'})
+    of_others = {*NAMES['paramwise_cfg']} - {*PARAMWISE}
+    ignored = sorted(of_others & (wrapper.get('paramwise_cfg') or {}).keys())
+    if ignored and own == 'DefaultOptimWrapperConstructor':
+        raise UserError(
+            f'optim_wrapper.paramwise_cfg has {", ".join(ignored)}, which {own} does not read; '
+            'leave it out, or set optim_wrapper.constructor, for layer_decay_rate to '
+            "'mmswinv2.SwinLayerDecayOptimWrapperConstructor'"
+        )
 
 
 def check_parts(cfg: Config, model: nn.Module) -> None:

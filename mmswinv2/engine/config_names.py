@@ -110,11 +110,21 @@ def warn_of_unused(cfg: Config, options: Mapping[str, Any]) -> None:
 
 
 def warn_of_unmatched(cfg: Config, model: nn.Module) -> None:
-    """Warn of ``custom_keys`` that are in the name of no parameter."""
+    """Warn of ``custom_keys`` that are in the name of no parameter, and look misspelled.
+
+    Others are usual: schedules of the hosts have keys for several kinds of backbones.
+    """
     names = [name for name, _ in model.named_parameters()]
+    parts = {part for name in names for part in name.split('.')}
     keys = (cfg.optim_wrapper.get('paramwise_cfg') or {}).get('custom_keys') or ()
-    if lost := [key for key in keys if not any(key in name for name in names)]:
-        warn(f'optim_wrapper.paramwise_cfg.custom_keys: no parameter has {lost} in its name')
+    for key in keys:
+        lost = () if any(key in name for name in names) else key.split('.')
+        hints = (nearest(part, parts, 0.85) for part in lost if part not in parts)
+        if hint := next(filter(None, hints), ''):
+            warn(
+                f'optim_wrapper.paramwise_cfg.custom_keys: no parameter has {key!r} in its name'
+                f'{hint}'
+            )
 
 
 def warn_of_new(cfg: Config, before: Mapping[str, Any], options: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence, Set, Sized
 from itertools import zip_longest
 from typing import Any
 
-from mmengine.hooks import Hook
+from mmengine.hooks import EarlyStoppingHook, Hook
 from mmengine.optim.scheduler.param_scheduler import INF
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, TestLoop, ValLoop
 from torch import Tensor
@@ -120,10 +120,11 @@ class CheckDatasetHook(Hook):
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         """Count samples with NaN among their scores, which metrics take for a class."""
-        for sample in outputs or ():
+        for sample in outputs if isinstance(outputs, (list, tuple)) else ():
             maps = getattr(getattr(sample, 'seg_logits', None), 'data', None)
             for scores in (getattr(sample, 'pred_score', None), maps):
-                if isinstance(scores, Tensor) and scores.isnan().any():
+                # a maximum takes NaN from anywhere, and no memory as a mask does
+                if isinstance(scores, Tensor) and scores.numel() and scores.max().isnan():
                     self.without_scores += 1
                     break
 
@@ -143,7 +144,8 @@ class CheckDatasetHook(Hook):
         self.after_test_epoch(runner)
         best = [(hook, getattr(hook, 'key_indicators', ())) for hook in runner.hooks]
         used = [(hook, 'save_best', name) for hook, names in best for name in names]
-        parts = (*all_schedulers(runner), *runner.hooks)  # EarlyStoppingHook would never stop
+        stops = [hook for hook in runner.hooks if isinstance(hook, EarlyStoppingHook)]
+        parts = (*all_schedulers(runner), *stops)  # which would never stop the training
         used += [(part, 'monitor', part.monitor) for part in parts if hasattr(part, 'monitor')]
         for owner, setting, name in used:
             if metrics and name not in (*metrics, 'auto'):

@@ -8,9 +8,11 @@ from functools import partial
 from typing import Any
 
 import torch
+from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop
 
+from ..checkpoints.formats import unwrapped
 from ..errors import UserError
 from ..log import warn
 
@@ -312,9 +314,12 @@ def check_shapes(model: torch.nn.Module, state: Mapping[str, Any]) -> None:
 
     ``load_from`` can leave out a head of another kind; a resumed optimizer state must fit.
     """
-    parameters = dict(model.named_parameters())
+    # a part may be wrapped in the model or the file alone, as by torch.compile
+    parameters = {unwrapped(key): parameter for key, parameter in model.named_parameters()}
+    state = {unwrapped(key): value for key, value in state.items()}
     lacking = [key for key, p in parameters.items() if p.requires_grad and key not in state]
-    if lacking and parameters.keys() & state.keys():  # else all have a prefix, or none is here
+    wrapped = any(map(is_model_wrapper, model.modules()))  # so that names have a prefix inside
+    if lacking and not wrapped and parameters.keys() & state.keys():  # else all have one
         raise UserError(
             f'--resume: the checkpoint lacks {len(lacking)} of the trained weights of the model, '
             f'such as {lacking[0]}; set the config as it was, or start from the weights alone with '

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import Subset
 
 from .. import hosts
 from ..hosts.configs import wrapped_datasets
@@ -22,10 +23,12 @@ def seed_samples(loader: Any, seed: int) -> None:
     described = [d for d in hosts.inner_datasets(loader.dataset) if hasattr(d, 'get_data_info')]
     for dataset in described:
         dataset.get_data_info = SeededInfo(dataset.get_data_info)
-    whole = loader.dataset
-    if not described and hasattr(whole, '__dict__') and not hasattr(whole, '__getitems__'):
-        whole.__getitems__ = SeededItems(whole)  # of torch's own kind
-    _keep_seeds(whole)
+    inner = loader.dataset
+    while isinstance(inner, Subset):  # which hands batches on
+        inner = inner.dataset
+    if not described and hasattr(inner, '__dict__') and not hasattr(inner, '__getitems__'):
+        inner.__getitems__ = SeededItems(inner)  # of torch's own kind
+    _keep_seeds(loader.dataset)
 
 
 class SeededIndex(int):
@@ -110,7 +113,7 @@ class SeededSampler:
 
 
 class _SeededIndices(list):
-    """Indices of samples that a wrapper repeats; that of a `SeededIndex` keeps its seed."""
+    """Indices that a wrapper repeats or picks; that of a `SeededIndex` keeps its seed."""
 
     def __getitem__(self, place: Any) -> Any:
         index = super().__getitem__(place)
@@ -121,6 +124,8 @@ def _keep_seeds(dataset: Any) -> None:
     """Let wrappers that look an index up in a list, as ClassBalancedDataset, keep its seed."""
     if hasattr(dataset, 'repeat_indices'):
         dataset.repeat_indices = _SeededIndices(dataset.repeat_indices)
+    if isinstance(dataset, Subset):
+        dataset.indices = _SeededIndices(dataset.indices)
     for inner in wrapped_datasets(dataset):
         _keep_seeds(inner)
 

@@ -458,8 +458,11 @@ def command(*args):
 def test_the_command(weights, photos, tmp_path, capsys):
     (tmp_path / 'bad.jpg').write_text('no image')
     files = [str(photos / 'a.jpg'), str(tmp_path / 'bad.jpg')]
+    options = ('--out-dir', str(tmp_path / 'out'))
+    main([str(ROOT / CONFIG), weights(CONFIG), files[0], *options])
+    assert f'1 predictions are in {tmp_path}/out' in capsys.readouterr().err
     with pytest.raises(UserError, match='1 of the inputs could not be used, see the warnings'):
-        main([str(ROOT / CONFIG), weights(CONFIG), *files, '--out-dir', str(tmp_path / 'out')])
+        main([str(ROOT / CONFIG), weights(CONFIG), *files, *options])
     told = capsys.readouterr()
     assert f'1 predictions are in {tmp_path}/out' in told.err
     assert 'left out: ' in told.err and 'left out: ' not in told.out  # which may be in a file

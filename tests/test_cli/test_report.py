@@ -479,10 +479,15 @@ def test_predictions_of_another_data_set(shapes, truth, tmp_path, change, words)
     assert not list(folder.glob('*.html'))
 
 
-def test_panoptic_predictions(shapes, tmp_path):
+def test_panoptic_predictions(shapes, truth, tmp_path):
     """Their annotations have no boxes of objects; the rest of the page is written without them."""
-    folder = work_dir(tmp_path / 'run', CONFIG, options=of_shapes(shapes))
-    path = dump([dict(img_id=1, pred_panoptic_seg=dict(sem_seg=[]))], tmp_path)
+    options = of_shapes(shapes)
+    folder = work_dir(tmp_path / 'run', CONFIG, options=options)
+    samples = predictions_of_the_truth(truth)
+    path = dump([dict(sample, pred_panoptic_seg=dict(sem_seg=[])) for sample in samples], tmp_path)
+    report(folder, predictions=path)  # of a model that predicts both, and boxes of objects
+    options['test_dataloader.dataset.type'] = 'CocoPanopticDataset'
+    folder = work_dir(tmp_path / 'panoptic', CONFIG, options=options)
     with pytest.raises(UserError, match='panoptic predictions, of which a report shows nothing'):
         report(folder, predictions=path)
     path.rename(folder / 'predictions.pkl')

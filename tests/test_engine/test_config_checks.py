@@ -210,14 +210,16 @@ OURS = 'mmswinv2.SwinLayerDecayOptimWrapperConstructor'
         (DefaultOptimWrapperConstructor, dict(num_layers=6), 'num_layers'),
         ('mmengine.DefaultOptimWrapperConstructor', dict(no_decay_names=['a']), 'no_decay_names'),
         (None, dict(flat_decay_mult=0.0, custom_keys=dict(a=dict(lr_mult=2))), None),
+        (None, dict(norm_decay_mult=0.0, _delete=True), None),  # as mmpretrain's of Twins
         (OURS, dict(layer_decay_rate=0.9), None),
     ],
 )
 def test_options_of_groups_that_the_constructor_ignores(constructor, options, ignored):
     wrapper = dict(constructor=constructor, paramwise_cfg=options)
-    for parts in (wrapper, dict(head=wrapper)):
-        with pytest.raises(UserError, match=ignored) if ignored else nullcontext():
-            check_paramwise(Config(dict(optim_wrapper=parts)))
+    with pytest.raises(UserError, match=ignored) if ignored else nullcontext():
+        check_paramwise(Config(dict(optim_wrapper=wrapper)))
+    parts = dict(constructor='OfParts', head=dict(paramwise_cfg=options))  # may read what it likes
+    check_paramwise(Config(dict(optim_wrapper=parts)))
 
 
 @pytest.mark.parametrize('wrapper', [dict(), dict(type='AmpOptimWrapper')])

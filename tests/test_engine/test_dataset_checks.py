@@ -78,6 +78,8 @@ def test_a_best_score_that_no_metric_gives():
     runner.hooks = [EarlyStoppingHook('a/accuracy')]
     with pytest.raises(UserError, match=r"monitor='a/accuracy' of EarlyStoppingHook .*: b"):
         CheckDatasetHook().after_val_epoch(runner, {'b': 1.0})
+    runner.hooks = [SimpleNamespace(monitor='loss')]  # of a user's hook it may be anything
+    CheckDatasetHook().after_val_epoch(runner, {'b': 1.0})
 
 
 @pytest.mark.parametrize('loop', ['val', 'test'])
@@ -91,6 +93,8 @@ def test_predictions_that_are_nan_are_told(key, loop, log):
             value = SimpleNamespace(data=scores) if key == 'seg_logits' else scores
             outputs = [SimpleNamespace(**{key: value}), SimpleNamespace(pred_instances=1)]
             getattr(hook, f'after_{loop}_iter')(runner, i, outputs=outputs)
+        for other in (None, bad, {'scores': bad}, 0.5):  # of models with a metric of their own
+            getattr(hook, f'after_{loop}_iter')(runner, 0, outputs=other)
         getattr(hook, f'after_{loop}_epoch')(runner, {})
     assert log().count('predictions on 2 samples are NaN') == log().count('NaN') == 1
 

@@ -21,12 +21,13 @@ from mmengine.logging import MessageHub, MMLogger
 from mmengine.model import BaseModel
 from mmengine.runner import FlexibleRunner, Runner
 from torch import nn
-from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, Sampler
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, Sampler, Subset
 
 from mmswinv2.checkpoints import read_checkpoint
 from mmswinv2.engine import LoadCheckpointHook, RepeatableHook, ScoresHook
 from mmswinv2.engine import hooks as engine_hooks
-from mmswinv2.engine.resume import _Changes, _leave_best_of_others, follow_config
+from mmswinv2.engine.resume import _Changes, _leave_best_of_others, check_shapes, follow_config
 from mmswinv2.engine.start import look_at_checkpoint
 from mmswinv2.errors import UserError
 
@@ -313,6 +314,33 @@ def test_weights_that_a_checkpoint_lacks(whole):
     torch.save(checkpoint, run / 'renamed.pth')
     with pytest.raises(UserError, match='the checkpoint lacks 1 of the trained .* such as fc.bias'):
         train(other, 4, None, resume=run / 'renamed.pth')
+
+
+@pytest.mark.parametrize(
+    'wrap',
+    [checkpoint_wrapper, lambda part: nn.ModuleDict({'_orig_mod': part})],
+    ids=['checkpointed', 'compiled'],
+)
+def test_parts_may_be_wrapped_in_the_model_or_the_file_alone(wrap):
+    plain, wrapped = (
+        nn.ModuleDict({'backbone': nn.Sequential(nn.Linear(2, 2)), 'head': nn.Linear(2, 2)})
+        for _ in range(2)
+    )
+    wrapped['backbone'] = wrap(wrapped['backbone'])
+    for model, state in itertools.product((plain, wrapped), (plain, wrapped)):
+        check_shapes(model, state.state_dict())
+        other = {k: v for k, v in state.state_dict().items() if not k.startswith('backbone')}
+        with pytest.raises(UserError, match='lacks 2 of the trained weights'):
+            check_shapes(model, other)
+
+
+def test_names_of_parts_in_wrappers_of_their_own():
+    """As those of mmengine's MMSeparateDistributedDataParallel, which files do not have."""
+    model = nn.ModuleDict({'student': nn.Linear(2, 2), 'teacher': nn.Linear(2, 2)})
+    state = model.state_dict()
+    model['teacher'].requires_grad_(False)
+    model['student'] = nn.DataParallel(model['student'])
+    check_shapes(model, state)
 
 
 def test_states_of_another_optimizer(whole):
@@ -686,6 +714,10 @@ def train_by_epochs(
         dataset.repeat_indices = dataset.repeat_indices[:8]
     if wrapper == 'of torch':
         dataset = OfTorch(samples)
+    if wrapper == 'subset':
+        dataset = Subset(OfTorch(samples + 1), range(1, samples + 1))
+    if wrapper == "subset of mmengine's":
+        dataset = Subset(dataset, range(samples))
     folder.mkdir()
     sliced = {'num_batch_per_epoch': 4} if wrapper == 'num_batch_per_epoch' else {}
     runner = Runner(
@@ -712,8 +744,10 @@ def train_by_epochs(
 @pytest.mark.parametrize(
     ('wrapper', 'kind'),
     [(None, DefaultSampler), ('ClassBalancedDataset', DefaultSampler), ('buckets', DefaultSampler),
-     ('num_batch_per_epoch', DefaultSampler), (None, OwnSampler), ('of torch', DefaultSampler)],
-    ids=['plain', 'ClassBalancedDataset', 'buckets', 'num_batch_per_epoch', 'own sampler', 'torch'],
+     ('num_batch_per_epoch', DefaultSampler), (None, OwnSampler), ('of torch', DefaultSampler),
+     ('subset', DefaultSampler), ("subset of mmengine's", DefaultSampler)],
+    ids=['plain', 'ClassBalancedDataset', 'buckets', 'num_batch_per_epoch', 'own sampler', 'torch',
+         'subset', "subset of mmengine's"],
 )  # fmt: skip
 @pytest.mark.parametrize('at', [2, 4, 5])
 def test_a_run_by_epochs_goes_on_inside_of_one(at, wrapper, kind, tmp_path):
