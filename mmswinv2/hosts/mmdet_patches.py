@@ -16,7 +16,6 @@ from mmengine import fileio
 from mmengine.logging import MessageHub
 
 from ..errors import UserError
-from ..log import warn
 from .label_maps import count_areas, f_scores
 from .patching import is_installed, log_patch, patch, replace, restore_numpy_names
 
@@ -407,7 +406,9 @@ def keep_folders() -> None:
     from mmdet.evaluation.metrics import cityscapes_metric, mot_challenge_metric
 
     def keep(folder: str) -> None:
-        warn(f'{folder} (outfile_prefix) is kept, and files of the same names are written over')
+        # objects of an earlier test, which may have been one of other images
+        Path(folder, 'gtInstances.json').unlink(missing_ok=True)
+        log_patch(f'{folder} (outfile_prefix) is kept; files of the same names are replaced')
 
     for module in (cityscapes_metric, mot_challenge_metric):
         module.shutil = SimpleNamespace(rmtree=keep)

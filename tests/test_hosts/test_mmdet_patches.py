@@ -315,6 +315,7 @@ def test_metrics_keep_what_is_in_their_folder(module, tmp_path, monkeypatch, log
     module = importlib.import_module(f'mmdet.evaluation.metrics.{module}')
     (tmp_path / 'results').mkdir()
     (tmp_path / 'results/best.pth').touch()
+    (tmp_path / 'results/gtInstances.json').touch()  # objects that a test of other images read
     if 'mot' in module.__name__:
         monkeypatch.setattr(module, 'trackeval', True)
         monkeypatch.chdir(tmp_path)  # where it makes temporary folders
@@ -322,7 +323,7 @@ def test_metrics_keep_what_is_in_their_folder(module, tmp_path, monkeypatch, log
     else:
         monkeypatch.setattr(module, 'HAS_CITYSCAPESAPI', True)
         module.CityScapesMetric(str(tmp_path), format_only=True)
-    assert (tmp_path / 'results/best.pth').exists()
+    assert [path.name for path in (tmp_path / 'results').glob('*.*')] == ['best.pth']
     assert 'results (outfile_prefix) is kept' in log()
 
 
