@@ -463,6 +463,8 @@ def colors(number):
 
 MAPS = {  # case: (id of the segment, change of the colors (H, W, 3), words of the error)
     'right': (70000, lambda a: a, None),
+    'whole': (70000.0, lambda a: a, None),
+    'a part': (70000.5, lambda a: a, 'has id=70000.5; ids are whole numbers'),
     'palette': (70000, lambda a: Image.fromarray(a).quantize(4), None),
     'lossy': (70000, lambda a: a, 'the panoptic map .*1.png is a JPEG file'),
     'gray': (7, lambda a: a[..., 0], 'no pixel of 1 of the 1 classes of its segments_info'),
