@@ -389,18 +389,6 @@ def measure_recalls() -> None:
 
 
 @patch('mmdet', '>=3')
-def reach_all_recalls() -> None:
-    """Recalls of 0.3, 0.6 and 0.7 reach these points of VOCMetric's 11-point average."""
-    from mmdet.evaluation.functional import mean_ap
-
-    @replace(mean_ap, 'average_precision')
-    def average(original: Any, recalls: Any, precisions: Any, mode: str = 'area') -> Any:
-        if mode == '11points':
-            recalls = recalls + 1e-9  # mmdet's points are multiples of 0.1, and 3 * 0.1 > 0.3
-        return original(recalls, precisions, mode)
-
-
-@patch('mmdet', '>=3')
 def keep_folders() -> None:
     """CityScapesMetric and MOTChallengeMetric delete no folder before they write into it."""
     from mmdet.evaluation.metrics import cityscapes_metric, mot_challenge_metric
