@@ -273,23 +273,6 @@ def test_recalls_of_proposals(tmp_path, name, order):
     assert scores['coco/AR@3'] == pytest.approx(2 / 3)
 
 
-@pytest.mark.parametrize('found', [3, 4, 6, 7, 10])
-def test_recalls_that_reach_a_point_of_the_average(found):
-    """Of ten objects, a few are found, and nothing else: precision is 1 up to that recall."""
-    hosts.of(dict(default_scope='mmdet')).apply()
-    from mmdet.evaluation import VOCMetric
-
-    metric = VOCMetric()
-    metric.dataset_meta = dict(classes=('a',))
-    boxes = torch.arange(10)[:, None] * 20 + torch.tensor([0, 0, 9, 9])
-    objects = dict(bboxes=boxes, labels=torch.zeros(10, dtype=torch.long))
-    none = {key: value[:0] for key, value in objects.items()}
-    pred = {key: value[:found] for key, value in objects.items()} | dict(scores=torch.ones(found))
-    sample = dict(gt_instances=objects, ignored_instances=none, pred_instances=pred)
-    metric.process({}, [sample])
-    assert metric.evaluate(1)['pascal_voc/mAP'] == pytest.approx((found + 1) / 11, abs=1e-3)
-
-
 def test_classes_of_data_in_a_folder_of_pascal_voc_have_their_names(log):
     hosts.of(dict(default_scope='mmdet')).apply()
     from mmdet.datasets import VOCDataset
