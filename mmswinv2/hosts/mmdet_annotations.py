@@ -128,7 +128,8 @@ def _check_lists() -> None:
 
     @replace(LVISV05Dataset, 'parse_data_info')
     def parse_data_info(original: Any, self: Any, info: dict) -> dict:
-        if not vars(self).setdefault('is_numbered', False):  # the file is open while it is parsed
+        # the file is open while it is parsed, unless a class of the user's own reads it
+        if hasattr(self, 'lvis') and not vars(self).setdefault('is_numbered', False):
             own = [self.lvis.cats[number]['name'] for number in self.cat_ids]
             check_numbers(self.ann_file, own, self.metainfo['classes'])
             self.is_numbered = True
