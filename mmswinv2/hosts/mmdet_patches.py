@@ -324,8 +324,9 @@ def name_class_scores() -> None:
 
     @replace(tuple(getattr(metrics, n) for n in names if hasattr(metrics, n)), 'compute_metrics')
     def compute_each(original: Any, self: Any, results: list) -> dict:
-        if self.cat_ids is None and hasattr(self._coco_api, 'get_cat_ids'):
-            # FasterCocoMetric takes them in the order of the file
+        faster = isinstance(self, getattr(metrics, 'FasterCocoMetric', ()))
+        if faster and self.cat_ids is None and hasattr(self._coco_api, 'get_cat_ids'):
+            # it takes them in the order of the file
             self.cat_ids = self._coco_api.get_cat_ids(cat_names=self.dataset_meta['classes'])
         every: Any = self.metrics
         if self.format_only or not self.classwise or not {'bbox', 'segm'} <= set(every):

@@ -273,6 +273,27 @@ def test_recalls_of_proposals(tmp_path, name, order):
     assert scores['coco/AR@3'] == pytest.approx(2 / 3)
 
 
+def test_scores_of_classes_that_a_detector_has_not_seen(tmp_path):
+    hosts.of(dict(default_scope='mmdet')).apply()
+    from mmdet.evaluation.metrics import OVCocoMetric
+
+    box = dict(bbox=[1, 2, 30, 30], area=900, iscrowd=0, image_id=1)
+    content = dict(
+        images=[dict(id=1, file_name='1.png', width=96, height=64)],
+        categories=[dict(id=1, name='cat'), dict(id=2, name='dog')],
+        annotations=[box | dict(id=i, category_id=i) for i in (1, 2)],
+    )
+    (tmp_path / 'list.json').write_text(json.dumps(content))
+    metric = OVCocoMetric(str(tmp_path / 'list.json'))
+    parts = dict(base_classes=('cat',), novel_classes=('dog',))
+    metric.dataset_meta = dict(classes=('cat', 'dog'), **parts)
+    found = dict(bboxes=torch.tensor([[1.0, 2, 31, 32]]), labels=torch.tensor([1]))
+    found['scores'] = torch.ones(1)
+    metric.process({}, [dict(img_id=1, ori_shape=(64, 96), pred_instances=found)])
+    scores = metric.evaluate(1)
+    assert [scores[f'coco/{part}_ap50'] for part in ('base', 'novel')] == pytest.approx([0, 1])
+
+
 def test_classes_of_data_in_a_folder_of_pascal_voc_have_their_names(log):
     hosts.of(dict(default_scope='mmdet')).apply()
     from mmdet.datasets import VOCDataset
