@@ -188,7 +188,7 @@ def check_targets(dataset: Any, model: Any, where: str) -> None:
 def check_numbers_of_maps(dataset: Any, classes: Sequence[str], where: str) -> None:
     """Raise `UserError` if labels in semantic maps would be taken for other classes."""
     known = getattr(dataset, 'METAINFO', {}).get('classes') or ()  # whose numbers maps have
-    if not known or not hasattr(dataset, 'label_map') or hasattr(dataset, 'reduce_zero_label'):
+    if not known or not hasattr(dataset, 'get_label_map') or hasattr(dataset, 'reduce_zero_label'):
         return  # no semantic maps, or those of mmseg, which maps labels by itself
     name, known = type(dataset).__name__, list(known)
     if dataset.label_map is None:

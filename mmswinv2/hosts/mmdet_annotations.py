@@ -128,7 +128,8 @@ def _check_lists() -> None:
 
     @replace(LVISV05Dataset, 'parse_data_info')
     def parse_data_info(original: Any, self: Any, info: dict) -> dict:
-        if not vars(self).setdefault('is_numbered', False):  # the file is open while it is parsed
+        # the file is open while it is parsed, unless a class of the user's own reads it
+        if hasattr(self, 'lvis') and not vars(self).setdefault('is_numbered', False):
             own = [self.lvis.cats[number]['name'] for number in self.cat_ids]
             check_numbers(self.ann_file, own, self.metainfo['classes'])
             self.is_numbered = True
@@ -213,8 +214,9 @@ def _check_maps() -> None:
             content = fileio.get(path, backend_args=self.backend_args)
             with open_image(io.BytesIO(content)) as file:
                 check_form(path, file, 'panoptic map')
-                size = dict(img_path=results['img_path'], height=file.height, width=file.width)
-            check_size(size, results['ori_shape'], f'the panoptic map {path}: ')
+                shape = file.height, file.width
+            size = dict(img_path=results.get('img_path'), height=shape[0], width=shape[1])
+            check_size(size, results.get('ori_shape') or shape, f'the panoptic map {path}: ')
             original(self, results)
         check_panoptic_map(results)
 
@@ -362,7 +364,8 @@ def check_segment_ids(dataset: Any, images: Sequence[dict]) -> None:
     for image in images:
         for segment in image['segments_info']:
             number = segment['id']
-            if type(number) is not int or not 0 < number < 2**24:
+            whole = isinstance(number, (int, float, np.integer)) and number % 1 == 0
+            if not (whole and 0 < number < 2**24):
                 raise UserError(
                     f'{dataset.ann_file}: a segment of {image["img_path"]} has id={number!r}; ids '
                     'are whole numbers from 1 to 2**24 - 1, as 0 marks the pixels of no segment'

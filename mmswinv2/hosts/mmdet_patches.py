@@ -16,7 +16,6 @@ from mmengine import fileio
 from mmengine.logging import MessageHub
 
 from ..errors import UserError
-from ..log import warn
 from .label_maps import count_areas, f_scores
 from .patching import is_installed, log_patch, patch, replace, restore_numpy_names
 
@@ -325,8 +324,9 @@ def name_class_scores() -> None:
 
     @replace(tuple(getattr(metrics, n) for n in names if hasattr(metrics, n)), 'compute_metrics')
     def compute_each(original: Any, self: Any, results: list) -> dict:
-        if self.cat_ids is None and hasattr(self._coco_api, 'get_cat_ids'):
-            # FasterCocoMetric takes them in the order of the file
+        faster = isinstance(self, getattr(metrics, 'FasterCocoMetric', ()))
+        if faster and self.cat_ids is None and hasattr(self._coco_api, 'get_cat_ids'):
+            # it takes them in the order of the file
             self.cat_ids = self._coco_api.get_cat_ids(cat_names=self.dataset_meta['classes'])
         every: Any = self.metrics
         if self.format_only or not self.classwise or not {'bbox', 'segm'} <= set(every):
@@ -395,7 +395,9 @@ def keep_folders() -> None:
     from mmdet.evaluation.metrics import cityscapes_metric, mot_challenge_metric
 
     def keep(folder: str) -> None:
-        warn(f'{folder} (outfile_prefix) is kept, and files of the same names are written over')
+        # objects of an earlier test, which may have been one of other images
+        Path(folder, 'gtInstances.json').unlink(missing_ok=True)
+        log_patch(f'{folder} (outfile_prefix) is kept; files of the same names are replaced')
 
     for module in (cityscapes_metric, mot_challenge_metric):
         module.shutil = SimpleNamespace(rmtree=keep)

@@ -109,7 +109,8 @@ def number_classes_as_files_do() -> None:
 
     @replace(BaseDataset, 'load_data_list')
     def load_data_list(original: Any, self: Any) -> list[dict]:
-        if type(self).parse_data_info is not BaseDataset.parse_data_info:
+        readers = 'load_data_list', 'parse_data_info'
+        if any(getattr(type(self), name) is not getattr(BaseDataset, name) for name in readers):
             return original(self)  # a class of the user's own may read labels by name
         given = self._metainfo.pop('classes', None)  # else mmengine does not take those of the file
         samples = original(self)

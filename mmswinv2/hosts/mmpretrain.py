@@ -312,7 +312,7 @@ def check_image_labels(dataset: Any, num_classes: int, where: str) -> None:
                     f'{dataset.CLASSES[label]!r} in classes of the data set; write classes in the '
                     f'order of the folders, {[*dataset.folder_to_idx]!r:.200}, or leave them out'
                 )
-        _check_numbers_of_folders(dataset, where)
+        _warn_of_numbered_folders(dataset, where)
         return
     given = _labels(dataset)
     several = bool(given) and isinstance(given[0], list)
@@ -334,19 +334,21 @@ def check_image_labels(dataset: Any, num_classes: int, where: str) -> None:
         )
 
 
-def _check_numbers_of_folders(dataset: Any, where: str) -> None:
-    """Raise `UserError` if folders are numbers in the order of the alphabet, and classes words."""
+def _warn_of_numbered_folders(dataset: Any, where: str) -> None:
+    """Warn of folders that are numbers in the order of the alphabet, where classes are words."""
     folders, classes = [*dataset.folder_to_idx], dataset.CLASSES
     if not all(map(str.isdecimal, folders)) or set(folders) <= set(classes):
         return
     for name, place in zip(folders, sorted(folders, key=int), strict=True):
         if name != place:
             label = dataset.folder_to_idx[name]
-            raise UserError(
+            warn(
                 f'{where}: folders of classes are sorted as text, so that the images in the folder '
                 f'{name!r} have label {label}, which is {classes[label]!r} in classes of the data '
-                'set; write the numbers of folders with as many digits, such as 02 beside 10'
+                'set; if that is wrong, write all numbers of folders with as many digits, such as '
+                '02 beside 10'
             )
+            return
 
 
 def _labels(dataset: Any) -> list[Any]:

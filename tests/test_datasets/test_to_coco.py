@@ -402,6 +402,8 @@ def test_voc_from_a_folder_inside(tmp_path, monkeypatch):
     '<y1>11</y1><x1>11</x1><y2>11</y2><x2>31</x2><y3>31</y3><x3>11</x3>',
     '<username>7</username><pt><x>11</x><y>11</y></pt><pt><x>31</x><y>11</y></pt><pt><x>11</x>'
     '<y>31</y></pt>',
+    '<p>11</p><p>11</p><p>31</p><p>11</p><p>11</p><p>31</p>',  # in turn
+    '<x>11</x><y>11</y><x>31</x><y>11</y><x>11</x><y>31</y><x/><y/>',
     '<x1>11</x1><y1>11</y1><x2>31</x2>',
 ])  # fmt: skip
 def test_polygons_of_voc_in_other_orders(voc, tmp_path, polygon):

@@ -463,6 +463,8 @@ def colors(number):
 
 MAPS = {  # case: (id of the segment, change of the colors (H, W, 3), words of the error)
     'right': (70000, lambda a: a, None),
+    'whole': (70000.0, lambda a: a, None),
+    'a part': (70000.5, lambda a: a, 'has id=70000.5; ids are whole numbers'),
     'palette': (70000, lambda a: Image.fromarray(a).quantize(4), None),
     'lossy': (70000, lambda a: a, 'the panoptic map .*1.png is a JPEG file'),
     'gray': (7, lambda a: a[..., 0], 'no pixel of 1 of the 1 classes of its segments_info'),
@@ -624,6 +626,12 @@ def test_lvis_is_scored_on_the_images_of_the_data_set(folder, log, negative, ap)
     for other in (('dog', 'cat'), ('dog',)):  # labels go by their place in the file
         with pytest.raises(UserError, match="lvis.json: .* where 'dog' is number 1, and metainfo"):
             LVISV1Dataset(ann_file='lvis.json', metainfo=dict(classes=other), pipeline=[])
+    image = dict(img_id=1, file_name='1.jpg', width=96, height=64)
+    entry = dict(raw_img_info=image, raw_ann_info=[])
+    # a class of a user, without lvis
+    Own = type('Own', (LVISV1Dataset,), dict(load_data_list=lambda _: []))
+    own = Own(ann_file='', data_prefix=dict(img=''), metainfo=meta, lazy_init=True)
+    assert own.parse_data_info(entry)['img_path'] == '1.jpg'
     metric = LVISMetric('lvis.json', metric=['bbox', 'segm'], classwise=True)
     metric.dataset_meta = meta
     hosts.check_evaluator(SimpleNamespace(metrics=[metric]), dataset, 'val_evaluator')

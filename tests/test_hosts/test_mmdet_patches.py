@@ -273,21 +273,25 @@ def test_recalls_of_proposals(tmp_path, name, order):
     assert scores['coco/AR@3'] == pytest.approx(2 / 3)
 
 
-@pytest.mark.parametrize('found', [3, 4, 6, 7, 10])
-def test_recalls_that_reach_a_point_of_the_average(found):
-    """Of ten objects, a few are found, and nothing else: precision is 1 up to that recall."""
+def test_scores_of_classes_that_a_detector_has_not_seen(tmp_path):
     hosts.of(dict(default_scope='mmdet')).apply()
-    from mmdet.evaluation import VOCMetric
+    from mmdet.evaluation.metrics import OVCocoMetric
 
-    metric = VOCMetric()
-    metric.dataset_meta = dict(classes=('a',))
-    boxes = torch.arange(10)[:, None] * 20 + torch.tensor([0, 0, 9, 9])
-    objects = dict(bboxes=boxes, labels=torch.zeros(10, dtype=torch.long))
-    none = {key: value[:0] for key, value in objects.items()}
-    pred = {key: value[:found] for key, value in objects.items()} | dict(scores=torch.ones(found))
-    sample = dict(gt_instances=objects, ignored_instances=none, pred_instances=pred)
-    metric.process({}, [sample])
-    assert metric.evaluate(1)['pascal_voc/mAP'] == pytest.approx((found + 1) / 11, abs=1e-3)
+    box = dict(bbox=[1, 2, 30, 30], area=900, iscrowd=0, image_id=1)
+    content = dict(
+        images=[dict(id=1, file_name='1.png', width=96, height=64)],
+        categories=[dict(id=1, name='cat'), dict(id=2, name='dog')],
+        annotations=[box | dict(id=i, category_id=i) for i in (1, 2)],
+    )
+    (tmp_path / 'list.json').write_text(json.dumps(content))
+    metric = OVCocoMetric(str(tmp_path / 'list.json'))
+    parts = dict(base_classes=('cat',), novel_classes=('dog',))
+    metric.dataset_meta = dict(classes=('cat', 'dog'), **parts)
+    found = dict(bboxes=torch.tensor([[1.0, 2, 31, 32]]), labels=torch.tensor([1]))
+    found['scores'] = torch.ones(1)
+    metric.process({}, [dict(img_id=1, ori_shape=(64, 96), pred_instances=found)])
+    scores = metric.evaluate(1)
+    assert [scores[f'coco/{part}_ap50'] for part in ('base', 'novel')] == pytest.approx([0, 1])
 
 
 def test_classes_of_data_in_a_folder_of_pascal_voc_have_their_names(log):
@@ -315,6 +319,7 @@ def test_metrics_keep_what_is_in_their_folder(module, tmp_path, monkeypatch, log
     module = importlib.import_module(f'mmdet.evaluation.metrics.{module}')
     (tmp_path / 'results').mkdir()
     (tmp_path / 'results/best.pth').touch()
+    (tmp_path / 'results/gtInstances.json').touch()  # objects that a test of other images read
     if 'mot' in module.__name__:
         monkeypatch.setattr(module, 'trackeval', True)
         monkeypatch.chdir(tmp_path)  # where it makes temporary folders
@@ -322,7 +327,7 @@ def test_metrics_keep_what_is_in_their_folder(module, tmp_path, monkeypatch, log
     else:
         monkeypatch.setattr(module, 'HAS_CITYSCAPESAPI', True)
         module.CityScapesMetric(str(tmp_path), format_only=True)
-    assert (tmp_path / 'results/best.pth').exists()
+    assert [path.name for path in (tmp_path / 'results').glob('*.*')] == ['best.pth']
     assert 'results (outfile_prefix) is kept' in log()
 
 

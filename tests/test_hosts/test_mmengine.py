@@ -94,6 +94,21 @@ def test_labels_are_numbers_of_the_classes_in_the_file(given, right, tmp_path):
         assert tuple(data.metainfo['classes']) == (given or ('cat', 'dog'))
 
 
+def test_classes_of_users_may_number_labels_by_name(tmp_path):
+    class Own(BaseDataset):
+        def load_data_list(self):
+            samples = super().load_data_list()
+            for sample in samples:
+                sample['gt_label'] = self.metainfo['classes'].index(sample.pop('name'))
+            return samples
+
+    content = dict(
+        metainfo=dict(classes=['cat', 'dog']), data_list=[dict(img_path='1.jpg', name='dog')]
+    )
+    (tmp_path / 'list.json').write_text(json.dumps(content))
+    assert Own(str(tmp_path / 'list.json'), dict(classes=('dog', 'cat')))[0]['gt_label'] == 0
+
+
 @pytest.mark.parametrize('way', ['cos', 'linear'])
 def test_states_of_one_cycle_can_be_restored(way, tmp_path):
     """They hold a function of the scheduler's."""

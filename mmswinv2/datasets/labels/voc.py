@@ -139,11 +139,10 @@ def _read_object(node: Any, where: str, source: Source) -> Mark:
         )
         mark.box = (x1 - offset, y1 - offset, x2, y2)
     for polygon in node.findall('polygon'):
-        xs, ys = (
-            [number(child.text, where) - offset for child in polygon.iter()
-             if re.fullmatch(rf'{axis}\d*', child.tag, re.IGNORECASE)]
-            for axis in 'xy'
-        )  # fmt: skip
+        filled = [child for child in polygon.iter() if (child.text or '').strip()]
+        by_name = [[c for c in filled if re.fullmatch(f'{axis}\\d*', c.tag, re.I)] for axis in 'xy']
+        named = by_name if any(by_name) else (filled[::2], filled[1::2])  # or x and y in turn
+        xs, ys = ([number(child.text, where) - offset for child in part] for part in named)
         if len(xs) != len(ys):
             raise UserError(f'{where}: its polygon has {len(xs)} x and {len(ys)} y; mend it')
         mark.polygons.append(list(zip(xs, ys, strict=True)))
