@@ -92,9 +92,11 @@ def infos_by_id(dataset: Any, metric: Any, where: str) -> dict[Any, dict]:
     Nothing for a data set of the user's own, whose pipeline may add ids and paths.
 
     Raises:
-        UserError: if two images have one id, or an image stands in the data set twice.
+        UserError: if two images have one id, or an image of an annotation file stands in the data
+            set twice.
     """
     infos: dict[Any, dict] = {}
+    has_file = any(getattr(metric, name, None) for name in ('_coco_api', '_lvis_api'))
     if not hasattr(dataset, 'get_data_info'):
         return infos
     for info in map(dataset.get_data_info, range(len(dataset))):
@@ -104,6 +106,8 @@ def infos_by_id(dataset: Any, metric: Any, where: str) -> dict[Any, dict]:
         if first is info or metric.format_only:
             continue
         if os.path.normpath(first['img_path']) == os.path.normpath(info['img_path']):
+            if not has_file:  # objects come from the samples, each as often as its image
+                continue
             raise UserError(
                 f'{where}: {info["img_path"]} (image_id={info["img_id"]!r}) stands in the data set '
                 'twice, and the boxes that are found on it again would count as false alarms; name '
