@@ -1,6 +1,7 @@
-"""Progress bars for terminals, and tables."""
+"""Progress on terminals, and tables."""
 
 from collections.abc import Generator, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 T = TypeVar('T')
@@ -24,6 +25,20 @@ def track(items: Iterable[T], what: str, total: float | None = None) -> Generato
         yield from items
         return
     yield from bar(items, what, total=total, console=console, transient=True)
+
+
+def waiting(what: str) -> AbstractContextManager[object]:
+    """A context during which a terminal shows that work of unknown length goes on.
+
+    Nothing is shown if standard error is no terminal.
+
+    Args:
+        what: some words on the work.
+    """
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    return console.status(what) if console.is_terminal else nullcontext()
 
 
 def print_table(rows: Iterable[Sequence[str]]) -> None:

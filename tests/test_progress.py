@@ -11,6 +11,11 @@ from mmswinv2.progress import track
 print(sum(track(range(40), 'counting')))
 print(sum(track(iter(range(40)), 'counting', 40)))
 """
+WAIT = """
+from mmswinv2.progress import waiting
+with waiting('following a step'):
+    print(780)
+"""
 TABLE = """
 from mmswinv2.progress import print_table
 print_table(iter([('weights', '1.5 GiB'), ('all of it', '10.5 GiB')]))
@@ -42,14 +47,19 @@ def on_terminal(code, stream):
 
 
 def test_it_is_quiet_where_there_is_no_terminal():
-    done = run(COUNT)
-    assert done.stderr == '' and done.stdout.split() == ['780', '780']
+    done = run(COUNT + WAIT)
+    assert done.stderr == '' and done.stdout.split() == ['780', '780', '780']
 
 
 def test_a_terminal_sees_a_bar():
     shown, done = on_terminal(COUNT, 'stderr')
     assert done.stdout.split() == ['780', '780']
     assert 'counting' in shown and '100%' in shown
+
+
+def test_a_terminal_sees_that_work_goes_on():
+    shown, _ = on_terminal(WAIT, 'stderr')
+    assert 'following a step' in shown
 
 
 def test_tables_are_aligned():

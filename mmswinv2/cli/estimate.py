@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from ..checks import want
 from ..errors import UserError
 from ..options import STRATEGIES, ArgumentParser, add_config, add_config_options, add_shape
-from ..progress import print_table
+from ..progress import print_table, waiting
 
 _GIB = 2**30
 
@@ -79,7 +79,8 @@ def main(arguments: Sequence[str]) -> None:
     strategy = args.strategy or strategy
     name = args.dtype or dtype_of(cfg)
     dtype = None if name == 'float32' else getattr(torch, name)
-    step = follow_step(cfg, size, batch_size, dtype)
+    with waiting('following a training step: minutes for large networks and images'):
+        step = follow_step(cfg, size, batch_size, dtype)
     estimate = step.estimate(strategy, args.gpus, bucket)  # in bytes
     print(
         f'{args.config}\n{batch_size} x {" x ".join(map(str, size))} on each of {args.gpus} GPUs, '
