@@ -80,21 +80,23 @@ class _Call:
         """The block sizes of a kernel for this call."""
         return choose_blocks(kernel, *self.blocks_for)
 
-    def room_for_aligned(self, table: Tensor) -> Tensor:
-        """An empty tensor for the copies of the table that `align` makes."""
+    def outputs(self, qkv: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Empty tensors for what `_attend` returns."""
         m0, m1, m2 = self.window
         row = _blocks(2 * m2 - 2 + _RUN, _RUN) * _RUN  # as `kernels._row_size`
-        return table.new_empty((self.heads, _RUN, 2 * m0 - 1, 2 * m1 - 1, row))
+        return (
+            qkv.new_empty((*qkv.shape[:-1], qkv.shape[-1] // 3)),
+            table.new_empty((self.heads, self.numbers[-1])),
+            table.new_empty((self.heads, _RUN, 2 * m0 - 1, 2 * m1 - 1, row)),
+        )
 
-    def align(self, table: Tensor) -> Tensor:
-        """The table that the kernels of attention read, see `kernels.align_table`."""
+    def align(self, table: Tensor, aligned: Tensor) -> None:
+        """Write the table that the kernels of attention read, see `kernels.align_table`."""
         m0, m1, m2 = self.window
-        aligned = self.room_for_aligned(table)
         sizes = _three(table.shape[1:], 1)
         wrap_triton(kernels.align_table)[(_blocks(aligned.numel(), _ALIGNED),)](
             table, aligned, *sizes, aligned.numel(), M0=m0, M1=m1, M2=m2, RUN=_RUN, BLOCK=_ALIGNED
         )
-        return aligned
 
     def run(
         self, kernel: Any, blocks: Blocks, grid: tuple[Any, ...], *tensors: Any, **more: Any
@@ -146,32 +148,22 @@ def _attend(
     shift: Sequence[int],
     sources: str = '',
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Attention, log2 of each softmax's sum ``(h, tokens)``, and the table of `_Call.align`."""
+    """Attention, log2 of each softmax's sum ``(h, tokens)``, and what `_Call.align` writes."""
     call = _Call(qkv, table, dropout, window, shift)
-    out = qkv.new_empty((*qkv.shape[:-1], qkv.shape[-1] // 3))
-    lse = table.new_empty((call.heads, call.numbers[-1]))
+    out, lse, aligned = call.outputs(qkv, table)
     blocks = call.blocks('forward')
     grid = (call.windows * _blocks(call.in_window, blocks.queries), call.heads)
     with torch.cuda.device_of(qkv):
-        aligned = call.align(table)
+        call.align(table, aligned)
         call.run(kernels.attend_forward, blocks, grid, qkv, aligned, scale, seed, out, lse)
     return out, lse, aligned
 
 
 def _fake_attend(
-    qkv: Tensor,
-    table: Tensor,
-    scale: Tensor,
-    seed: Tensor | None,
-    dropout: float,
-    window: Sequence[int],
-    shift: Sequence[int],
-    *_: Any,
+    qkv: Tensor, table: Tensor, scale: Tensor, seed: Tensor | None, *others: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    call = _Call(qkv, table, dropout, window, shift)
-    out = qkv.new_empty((*qkv.shape[:-1], qkv.shape[-1] // 3))
-    lse = table.new_empty((call.heads, call.numbers[-1]))
-    return out, lse, call.room_for_aligned(table)
+    dropout, window, shift, *_ = others
+    return _Call(qkv, table, dropout, window, shift).outputs(qkv, table)
 
 
 def _attend_backward(
