@@ -140,14 +140,19 @@ def steps_in(pipeline: Any) -> list[Any]:
 
 def check_numbers(path: str, own: Sequence[str], given: Sequence[str]) -> None:
     """Raise `UserError` if a class has another number in a file than in ``metainfo``."""
+    if (i := first_renumbered(own, given)) is not None:
+        raise UserError(
+            f'{path}: labels are numbers of the classes in the file, where {given[i]!r} is number '
+            f'{own.index(given[i])}, and metainfo of the data set has it as number {i}; write '
+            f'classes as there, {list(own)!r:.200}, or leave them out'
+        )
+
+
+def first_renumbered(own: Sequence[str], given: Sequence[str]) -> int | None:
+    """The first number at which `given` has a class that has another number in `own`."""
     known = set(own)
-    for i, name in enumerate(given):
-        if name in known and list(own[i : i + 1]) != [name]:
-            raise UserError(
-                f'{path}: labels are numbers of the classes in the file, where {name!r} is number '
-                f'{own.index(name)}, and metainfo of the data set has it as number {i}; write '
-                f'classes as there, {list(own)!r:.200}, or leave them out'
-            )
+    others = (i for i, c in enumerate(given) if c in known and list(own[i : i + 1]) != [c])
+    return next(others, None)
 
 
 def reads_elsewhere(dataset: Any) -> bool:

@@ -11,6 +11,7 @@ from . import mmdet_annotations, mmdet_patches
 from .configs import (
     as_list,
     dicts_in,
+    first_renumbered,
     reads_elsewhere,
     steps_in,
     training_pipeline,
@@ -192,7 +193,7 @@ def check_numbers_of_maps(dataset: Any, classes: Sequence[str], where: str) -> N
         return  # no semantic maps, or those of mmseg, which maps labels by itself
     name, known = type(dataset).__name__, list(known)
     if dataset.label_map is None:
-        if any(c in known and known[i : i + 1] != [c] for i, c in enumerate(classes)):
+        if first_renumbered(known, classes) is not None:
             raise UserError(
                 f'{where}: labels of {name} are numbers of its classes, {known!r:.200}, and '
                 f'metainfo has {list(classes)!r:.200}; set use_label_map=True of the data set'
