@@ -54,7 +54,7 @@ DTYPES = {'bf16': torch.bfloat16, 'fp16': torch.float16, 'fp32': torch.float32}
 # arguments that are float32 whatever the dtype of the activations
 WIDE = {
     'table', 'aligned', 'pairs', 'scale', 'lse', 'delta', 'd_scale', 'd_table', 'parts', 'w1', 'b1',
-    'w2', 'weight', 'bias', 'x',
+    'w2', 'weight', 'bias', 'x', 'd_x',
 }  # fmt: skip
 FLOATS = {'dropout', 'eps', 'u0', 'u1', 'u2'}
 NUMBERS = {
@@ -107,7 +107,8 @@ def compile_other(name, target, channels=96, heads=3, dtype='bf16'):
     """Compile one of the other kernels."""
     if name.startswith('add_norm'):
         y = torch.empty(1, channels, device='meta', dtype=DTYPES[dtype])
-        options = norm._options(y, torch.empty(1, device='meta'), name.endswith('backward'))
+        scale = torch.empty(1, device='meta')
+        options = norm._options(y, scale, casts=True, backward=name.endswith('backward'))
     elif name == 'align_table':
         options = dict(M0=1, M1=16, M2=16, RUN=4, BLOCK=attention._ALIGNED)
     elif name == 'fold_pairs':

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..ops import WindowGrid
+from ..ops.modes import autocast_dtype
 from .attention import WindowAttention
 from .layers import LayerNorm, is_plain, linear
 
@@ -87,8 +88,8 @@ class Block(nn.Module):
             scales: see `draw_scales`; ``None``: draw them here.
         """
         first, second = self.draw_scales(x) if scales is None else scales
-        x = self._add(x, self.attn(x, grid, table), self.norm1, first)
-        x = self._add(x, self.mlp(x), self.norm2, second)
+        x, cast = self._add(x, self.attn(x, grid, table), self.norm1, first, self._dtype_of_mlp(x))
+        x, _ = self._add(x, self.mlp(cast), self.norm2, second)
         return self.enorm(x)
 
     def draw_scales(self, x: Tensor) -> Scales:
@@ -102,13 +103,27 @@ class Block(nn.Module):
         first, second = drawn.chunk(2)
         return first, second
 
-    def _add(self, x: Tensor, y: Tensor, norm: LayerNorm, scale: Tensor | None) -> Tensor:
-        """``x + drop_path(norm(y))``."""
-        if not is_plain(self.drop_path, DropPath):
-            return x + self.drop_path(norm(y))
-        if is_plain(norm, LayerNorm):
-            return ops.add_norm(x, y, norm.weight, norm.bias, norm.eps, scale)
-        return x + self.drop_path(norm(y), scale)
+    def _dtype_of_mlp(self, x: Tensor) -> torch.dtype | None:
+        """The dtype to which autocast casts the input of the MLP first of all, if it does."""
+        if is_plain(self.mlp, MLP) and is_plain(self.mlp.fc1, nn.Linear):
+            return autocast_dtype(x)
+        return None
+
+    def _add(
+        self,
+        x: Tensor,
+        y: Tensor,
+        norm: LayerNorm,
+        scale: Tensor | None,
+        dtype: torch.dtype | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """``x + drop_path(norm(y))``, see `ops.add_norm`."""
+        drop_path = self.drop_path
+        plain = is_plain(drop_path, DropPath)
+        if plain and is_plain(norm, LayerNorm):
+            return ops.add_norm(x, y, norm.weight, norm.bias, norm.eps, scale, dtype)
+        x = x + (drop_path(norm(y), scale) if plain else drop_path(norm(y)))
+        return x, x
 
     @torch.no_grad()
     def init_res_post_norm(self) -> None:

@@ -8,6 +8,7 @@ that has several.
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -111,8 +112,14 @@ def embed(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def add_norm(
-    x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, eps: float, scale: Tensor | None = None
-) -> Tensor:
+    x: Tensor,
+    y: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    scale: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+) -> tuple[Tensor, Tensor]:
     """``x + scale * LayerNorm(y)``: a branch joins the residual stream (paper, section 3.2).
 
     Args:
@@ -122,13 +129,15 @@ def add_norm(
         bias: ``(C,)`` of the norm.
         eps: of the norm.
         scale: ``(B, 1, ..., 1)`` factors of stochastic depth, without gradient; ``None``: 1.
+        dtype: of the second output, for a next layer under autocast; ``None``: that of the first.
 
     Returns:
-        ``(B, *S, C)``; the norm is computed in float32 or better.
+        The sum ``(B, *S, C)`` twice, the second time in `dtype`. The norm is computed in float32
+        or better.
     """
     if triton.fits_add_norm(x, y, weight):
-        return triton.add_norm(x, y, weight, bias, eps, scale)
-    return reference.add_norm(x, y, weight, bias, eps, scale)
+        return triton.add_norm(x, y, weight, bias, eps, scale, dtype)
+    return reference.add_norm(x, y, weight, bias, eps, scale, dtype)
 
 
 def position_bias(

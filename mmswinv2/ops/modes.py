@@ -30,8 +30,10 @@ def without_autocast(device: torch.device) -> AbstractContextManager[None]:
 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
     """The dtype in which autocast computes a linear layer; ``None`` if it does not cast `x`."""
-    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
-        return torch.get_autocast_dtype(x.device.type)
+    device = x.device.type
+    available = torch.amp.is_autocast_available(device)  # not on the meta device
+    if available and torch.is_autocast_enabled(device) and x.dtype != torch.float64:
+        return torch.get_autocast_dtype(device)
     return None
 
 

@@ -42,11 +42,18 @@ def embed(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def add_norm(
-    x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, eps: float, scale: Tensor | None = None
-) -> Tensor:
+    x: Tensor,
+    y: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    scale: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+) -> tuple[Tensor, Tensor]:
     """See `mmswinv2.ops.add_norm`."""
     y = layer_norm(y, weight, bias, eps)
-    return x + (y if scale is None else y * scale)
+    out = x + (y if scale is None else y * scale)
+    return out, out if dtype is None else out.to(dtype)
 
 
 def softmax_attention(

@@ -65,5 +65,7 @@ def test_add_norm_scales_the_branch_after_the_norm():
     x, y = torch.randn(2, 3, 8), torch.randn(2, 3, 8)
     weight, bias, scale = torch.rand(8), torch.rand(8), torch.tensor([0.0, 2.0]).view(2, 1, 1)
     normed = F.layer_norm(y, (8,), weight, bias, 1e-3)
-    torch.testing.assert_close(add_norm(x, y, weight, bias, 1e-3), x + normed)
-    torch.testing.assert_close(add_norm(x, y, weight, bias, 1e-3, scale), x + normed * scale)
+    for factors, want in ((None, x + normed), (scale, x + normed * scale)):
+        got, cast = add_norm(x, y, weight, bias, 1e-3, factors, torch.half)
+        torch.testing.assert_close(got, want)
+        assert torch.equal(cast, got.half())

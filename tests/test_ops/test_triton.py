@@ -182,7 +182,7 @@ def test_second_derivatives_are_refused():
     with pytest.raises(RuntimeError, match='have no second derivatives'):
         torch.autograd.grad(loss, qkv, create_graph=True)
     x, y = (torch.randn(4, 32, device=DEVICE, requires_grad=True) for _ in range(2))
-    loss = triton.add_norm(x, y, *torch.ones(2, 32, device=DEVICE), 1e-5).square().sum()
+    loss = triton.add_norm(x, y, *torch.ones(2, 32, device=DEVICE), 1e-5)[0].square().sum()
     with pytest.raises(RuntimeError, match='have no second derivatives'):
         torch.autograd.grad(loss, y, create_graph=True)
 
@@ -293,23 +293,28 @@ def test_dropped_probabilities():
     assert max(error(*pair) for pair in pairs) < 1e-5
 
 
+@pytest.mark.parametrize('cast', [None, torch.half], ids=['', 'cast'])
 @pytest.mark.parametrize('scaled', [False, True], ids=['', 'stochastic depth'])
 @pytest.mark.parametrize('kind', [torch.float, torch.bfloat16], ids=str)
 @pytest.mark.parametrize('shape', [(2, 5, 7, 96), (3, 4, 24), (2, 3, 2, 2, 40), (1, 3, 2500)])
-def test_residual_and_norm(shape, kind, scaled):
+def test_residual_and_norm(shape, kind, scaled, cast):
     draw = torch.Generator().manual_seed(0)
     x = torch.randn(shape, generator=draw)
     y = (3 * torch.randn(shape, generator=draw) + 1).to(kind)
     weight, bias = torch.randn(2, shape[-1], generator=draw).unbind()
     scale = torch.rand(shape[0], *[1] * (len(shape) - 1), generator=draw) if scaled else None
-    grad = torch.randn(shape, generator=draw).to(DEVICE)
+    grad, d_cast = torch.randn(2, *shape, generator=draw).to(DEVICE)
+    d_cast = d_cast.to(cast or torch.float)
     x, y, weight, bias = (t.to(DEVICE) for t in (x, y, weight, bias))
     scale = scale if scale is None else scale.to(DEVICE)
     results = []
     for add_norm, dtype in ((triton.add_norm, None), (reference.add_norm, torch.double)):
         leaves = [t.to(dtype or t.dtype).requires_grad_() for t in (x, y, weight, bias)]
-        out = add_norm(*leaves, 0.1, scale if dtype is None or scale is None else scale.double())
-        results.append([out, *torch.autograd.grad(out, leaves, grad.to(out.dtype))])
+        factors = scale if dtype is None or scale is None else scale.double()
+        outs = add_norm(*leaves, 0.1, factors, cast)
+        grads = [d.to(out.dtype) for out, d in zip(outs, (grad, d_cast), strict=True)]
+        results.append([outs[0], *torch.autograd.grad(outs, leaves, grads)])
+        assert torch.equal(outs[1], outs[0].to(cast or outs[0].dtype))
     assert [t.dtype for t in results[0]] == [torch.float, torch.float, kind, *[torch.float] * 2]
     tolerance = 1e-5 if kind == torch.float else 8e-3  # the gradient of y is rounded
     assert max(map(error, *results)) < tolerance
@@ -358,7 +363,7 @@ def test_weights_that_are_not_contiguous():
     def results(norm, bias, attention):
         qkv, table, scale = attention
         grid = WindowGrid((3, 4), (3, 4), (0, 0))
-        yield triton.add_norm(*norm, 1e-5)
+        yield triton.add_norm(*norm, 1e-5)[0]
         yield triton.position_bias(*bias, (3, 4), (4, 4))
         yield triton.attend(qkv, grid, table, scale)
 
@@ -457,7 +462,7 @@ def test_operators_are_registered_as_torch_wants_them(name):
     )
     arguments = {
         'attend': (qkv, table, scale.flatten(), None, 0.0, grid.window, grid.shift),
-        'add_norm': (x, y, w, b, 1e-5, None),
+        'add_norm': (x, y, w, b, 1e-5, None, torch.half),
         'position_bias': (*weights.parameters(), (2, 3), (4, 4)),
     }
     for module in ('attention', 'norm', 'bias_mlp'):  # importing registers the operators

@@ -100,12 +100,18 @@ def fits_add_norm(x: Tensor, y: Tensor, weight: Tensor) -> bool:
 
 
 def add_norm(
-    x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, eps: float, scale: Tensor | None = None
-) -> Tensor:
+    x: Tensor,
+    y: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    scale: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+) -> tuple[Tensor, Tensor]:
     """See `mmswinv2.ops.add_norm`."""
     from . import norm
 
-    return norm.add_norm(x, y, weight, bias, eps, scale)
+    return norm.add_norm(x, y, weight, bias, eps, scale, dtype)
 
 
 def fits_position_bias(*weights: Tensor) -> bool:
