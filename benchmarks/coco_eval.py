@@ -13,7 +13,7 @@ from pycocotools import mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mmswinv2.hosts.mmdet_patches import fast_evaluator
+from mmswinv2.hosts.mmdet_metric_patches import fast_evaluator
 from mmswinv2.options import ArgumentParser
 
 WIDTH, HEIGHT = 640, 480

@@ -16,10 +16,11 @@ import select
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from types import FrameType
 from typing import Any
 
+from .launchers import is_alone
 from .signals import Terminated, interruption, raise_on_signals
 
 _SYSTEM = {  # number of an OSError: what it means, what to do
@@ -64,7 +65,8 @@ def report_user_errors(advice: str = '', option: str = '') -> Iterator[None]:
         with suppress(AttributeError):  # a caller may have replaced the streams
             stream.reconfigure(errors='backslashreplace')  # type: ignore[union-attr]
     try:
-        with raise_on_signals():
+        # torchrun or Slurm ends a run of several processes
+        with raise_on_signals() if is_alone() else nullcontext():
             try:
                 yield
             except SystemExit:  # as after --help

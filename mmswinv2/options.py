@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .errors import UserError, nearest
+from .launchers import RANKS
 
 STRATEGIES = ('ddp', 'zero1', 'zero2', 'zero3', 'fsdp')  # whose memory can be predicted
 _FORM = 'write key=value, with lists as key="[a,b]" or key="(a,b)"'
@@ -214,7 +215,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_config_options(parser)
     parser.add_argument(
-        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
+        '--launcher', choices=['none', *RANKS], default='none',
         help='what started the processes of a distributed run (none)',
     )  # fmt: skip
     parser.add_argument(
@@ -228,7 +229,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """The options of every command that predicts: the model, and how it is run and drawn."""
-    parser.add_argument('config', help='config file, or a name such as mmdet::rtmdet/...py')
+    add_config(parser)
     add_checkpoint(parser)
     parser.add_argument(
         '--score', type=float, default=0.3, help='least score of a box, 0 to 1 (0.3)'

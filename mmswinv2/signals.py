@@ -8,13 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-_PROCESSES = {  # the variables of torchrun, Slurm and mpirun for a rank and the number of ranks
-    'RANK': 'WORLD_SIZE',
-    'SLURM_PROCID': 'SLURM_NTASKS',
-    'OMPI_COMM_WORLD_RANK': 'OMPI_COMM_WORLD_SIZE',
-}
-
-
 # sent where a terminal is closed or a connection breaks; Windows has none
 _HANGUP = getattr(signal, 'SIGHUP', None)
 _SIGNALS = [number for number in (signal.SIGTERM, _HANGUP) if number is not None]
@@ -26,13 +19,8 @@ class Terminated(BaseException):
 
 @contextmanager
 def raise_on_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP raise `Terminated` in the block; ``nohup`` has SIGHUP ignored still.
-
-    Nothing is changed in a run of several processes, which torchrun or Slurm ends.
-    """
-    ranks = _PROCESSES.keys() & os.environ.keys()
-    alone = all(os.environ.get(_PROCESSES[rank], '1') == '1' for rank in ranks)
-    if not alone or threading.current_thread() is not threading.main_thread():
+    """Let SIGTERM and SIGHUP raise `Terminated` in the block; ``nohup`` has SIGHUP ignored."""
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
     _end_forks_by_signals()

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
+from ..hosts.label_maps import check_map_names
 from ..hosts.mmcv import open_image
-from ..hosts.mmseg_label_maps import check_map_names
 from .findings import (
     Example,
     Findings,

@@ -175,7 +175,11 @@ def _evaluate(
     """The evaluation of COCO; faster-coco-eval does it in less time, but keeps no `matches`."""
     from pycocotools.cocoeval import COCOeval
 
-    from ..hosts.mmdet_patches import fast_evaluator, has_fast_evaluator, ignored_without_masks
+    from ..hosts.mmdet_metric_patches import (
+        fast_evaluator,
+        has_fast_evaluator,
+        ignored_without_masks,
+    )
 
     evaluator = fast_evaluator() if has_fast_evaluator() and not matches else COCOeval
     # loadRes changes the dicts that it gets, and fails on an empty list

@@ -14,6 +14,7 @@ from typing import Any
 from ..checks import is_number
 from ..errors import UserError
 from ..files import find
+from ..hosts.configs import join_path
 from ..options import plain_value
 
 Curve = list[tuple[float, float]]  # (step, value)
@@ -337,6 +338,6 @@ def _flat(node: Any, name: str = '') -> Iterator[tuple[str, str]]:
     if _has_mapping(node) and node:
         items = node.items() if isinstance(node, Mapping) else enumerate(node)
         for key, value in items:
-            yield from _flat(value, f'{name}.{key}' if name else str(key))
+            yield from _flat(value, join_path(name, key))
     else:  # a dump does not keep lists and tuples apart
         yield name, repr(list(node) if isinstance(node, tuple) else node)

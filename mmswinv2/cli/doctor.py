@@ -4,19 +4,37 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from ..options import ArgumentParser
+from .cuda import check_driver, check_nvcc
 from .installation import (
     ABSENT,
     BROKEN,
-    CHECKS,
     NOTE,
     OK,
     Finding,
+    check_attention,
+    check_decoders,
+    check_hosts,
+    check_operators,
     check_pins,
+    check_self,
     check_torch,
+    check_triton,
     is_development,
+)
+
+CHECKS: tuple[Callable[[], Iterable[Finding]], ...] = (
+    check_self,
+    check_torch,
+    check_driver,
+    check_nvcc,
+    check_decoders,  # before mmcv, which imports OpenCV
+    check_hosts,
+    check_operators,
+    check_triton,
+    check_attention,
 )
 
 _COLORS = {OK: '32', NOTE: '33', ABSENT: '2', BROKEN: '1;31'}  # as terminals number them

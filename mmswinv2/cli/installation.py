@@ -1,15 +1,11 @@
 """Checks of an installation: each tells what it found, and how to repair what is broken."""
 
 import importlib
-import os
 import platform
 import re
-import shutil
-import subprocess
 import sys
-import sysconfig
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -45,7 +41,7 @@ def _installed(names: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _pip(arguments: str) -> str:
+def pip_command(arguments: str) -> str:
     """A command of pip, or of uv if the environment has no pip."""
     if _installed(['pip']):  # find_spec('pip') would disable setuptools' distutils
         return f'{sys.executable} -m pip {arguments}'
@@ -60,11 +56,13 @@ def _install(wanted: str, variables: str = '') -> str:
     import torch
 
     if 'mmcv' not in wanted:
-        return _pip(f'install {wanted}')
-    command = f'MMCV_WITH_OPS=1 {variables}{_pip(f"install -v --no-build-isolation {wanted}")}'
+        return pip_command(f'install {wanted}')
+    command = (
+        f'MMCV_WITH_OPS=1 {variables}{pip_command(f"install -v --no-build-isolation {wanted}")}'
+    )
     if _release(torch.__version__) < _BEYOND_MMCV:
         return command
-    older = _pip('install "torch<{}.{}"'.format(*_BEYOND_MMCV))
+    older = pip_command('install "torch<{}.{}"'.format(*_BEYOND_MMCV))
     return f'{older}; {command}'
 
 
@@ -78,82 +76,11 @@ def _in_one_line(error: BaseException) -> str:
     return f'{type(error).__name__}: {" ".join(str(error).split())}'
 
 
-def _output(*command: str) -> str:
-    """Standard output of a program; empty if it is missing or fails."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    except (OSError, subprocess.SubprocessError):
-        return ''
-    return done.stdout if done.returncode == 0 else ''
-
-
-def check_driver() -> list[Finding]:
-    """The driver of NVIDIA, and whether torch can use it."""
-    import torch
-
-    usable = torch.cuda.is_available()
-    if torch.version.hip is not None:
-        text = f'ROCm {torch.version.hip}; nobody has tried this project on it'
-        remedy = '' if usable else 'see whether rocminfo lists a GPU'
-        return [Finding('GPU', OK if usable else BROKEN, text, remedy)]
-    cards = _output('nvidia-smi', '--query-gpu=name,driver_version', '--format=csv,noheader')
-    if not cards.strip():
-        return [_without_nvidia_smi()]
-    known = re.search(r'CUDA Version: *([\d.]+)', _output('nvidia-smi'))
-    text = '; '.join(line.replace(', ', ', driver ') for line in cards.strip().splitlines())
-    text += f', for CUDA up to {known[1] if known else "unknown"}'
-    if usable:
-        return [Finding('GPU', OK, text)]
-    if torch.version.cuda is None:
-        text += '; torch is a build without CUDA'
-        remedy = _pip(
-            f'install --force-reinstall {_this_torch()} --index-url '
-            'https://download.pytorch.org/whl/cuXXX, with cuXXX for a CUDA that the driver '
-            'knows; then build mmcv again'
-        )
-    else:
-        text += f'; torch was built with CUDA {torch.version.cuda} and sees no GPU'
-        remedy = (
-            'update the driver, or install a torch for an older CUDA '
-            '(docs/how_to/install.md); and see whether CUDA_VISIBLE_DEVICES hides the GPU'
-        )
-    return [Finding('GPU', BROKEN, text, remedy)]
-
-
-def _without_nvidia_smi() -> Finding:
-    """The finding on a machine where NVIDIA's nvidia-smi is missing or lists no card."""
-    import torch
-
-    if torch.cuda.is_available():  # as in containers without the driver's programs, on Jetson
-        return Finding('GPU', OK, f'{torch.cuda.get_device_name()}; there is no nvidia-smi')
-    if has_card():  # containers may lack the driver on purpose
-        return Finding(
-            'GPU',
-            NOTE,
-            'a card of NVIDIA is here, and no driver that runs (nvidia-smi): the CPU is used',
-            'sudo ubuntu-drivers install (Debian: sudo apt install nvidia-driver; in a '
-            'container: docker run --gpus all)',
-        )
-    state = NOTE if torch.version.cuda else ABSENT
-    return Finding('GPU', state, 'no NVIDIA driver here (nvidia-smi): the CPU is used')
-
-
-def _this_torch() -> str:
+def this_torch() -> str:
+    """The requirement of the version of torch that is installed."""
     import torch
 
     return f'torch=={torch.__version__.partition("+")[0]}'
-
-
-def has_card(devices: Path = Path('/sys/bus/pci/devices')) -> bool:
-    """Whether Linux lists an NVIDIA display controller among its PCI devices."""
-    for device in devices.glob('*'):
-        try:
-            vendor, kind = (device.joinpath(name).read_text() for name in ('vendor', 'class'))
-        except OSError:  # removed meanwhile, or not readable
-            continue
-        if vendor.strip() == '0x10de' and kind.startswith('0x03'):
-            return True
-    return False
 
 
 def check_torch() -> list[Finding]:
@@ -162,71 +89,14 @@ def check_torch() -> list[Finding]:
     try:
         import torch
     except (ImportError, OSError) as error:  # OSError: a missing library
-        remedy = _pip(f'install --force-reinstall "torch>={least},<{beyond}"')
+        remedy = pip_command(f'install --force-reinstall "torch>={least},<{beyond}"')
         return [Finding('torch', BROKEN, _in_one_line(error), remedy)]
     kind = f'CUDA {torch.version.cuda}' if torch.version.cuda else 'no CUDA'
     text = f'{torch.__version__}, {kind}'
     if _release(torch.__version__) >= _LEAST_TORCH:
         return [Finding('torch', OK, text)]
-    remedy = _pip(f'install "torch>={least}"; then build mmcv again')
+    remedy = pip_command(f'install "torch>={least}"; then build mmcv again')
     return [Finding('torch', BROKEN, f'{text}: older than {least}', remedy)]
-
-
-def compiler_of_cuda() -> tuple[str, str] | None:
-    """Path and version of the nvcc that torch would compile with; ``None`` if there is none."""
-    from torch.utils.cpp_extension import CUDA_HOME
-
-    path = str(Path(CUDA_HOME, 'bin/nvcc')) if CUDA_HOME else shutil.which('nvcc')
-    found = re.search(r'release ([\d.]+)', _output(path, '--version')) if path else None
-    return (str(path), found[1]) if found else None
-
-
-def check_nvcc() -> list[Finding]:
-    """Compare nvcc with torch's CUDA; nvcc is only needed to compile mmcv."""
-    import torch
-
-    finding = compare_nvcc(torch.version.cuda, found := compiler_of_cuda())
-    if finding.state == OK and found and not _has_headers(Path(found[0])):
-        places = sorted(Path(sysconfig.get_path('purelib')).glob('nvidia/*/include'))
-        finding.state = NOTE
-        finding.text += '; it lacks the headers of libraries, such as cusparse.h'
-        finding.remedy = (
-            f'CPATH={":".join(map(str, places))} while mmcv is compiled, where torch has them'
-            if places
-            else f'sudo apt install cuda-toolkit-{found[1].replace(".", "-")}'
-        )
-    return [finding]
-
-
-def _has_headers(nvcc: Path) -> bool:
-    """Whether headers of CUDA's libraries are installed, as in a complete toolkit."""
-    root = nvcc.resolve().parents[1]
-    more = filter(None, os.environ.get('CPATH', '').split(os.pathsep))
-    places = (root / 'include', *root.glob('targets/*/include'), *map(Path, more))
-    return any((place / 'cusparse.h').exists() for place in places)
-
-
-def compare_nvcc(wanted: str | None, found: tuple[str, str] | None) -> Finding:
-    """Whether nvcc fits torch's CUDA, by their major versions.
-
-    Args:
-        wanted: version of torch's CUDA; ``None`` for a build without CUDA.
-        found: path and version of nvcc.
-    """
-    if wanted is None:
-        return Finding('nvcc', ABSENT, 'not needed: torch is a build without CUDA')
-    if found is None:
-        return Finding('nvcc', ABSENT, f'none; compiling mmcv for CUDA needs that of CUDA {wanted}')
-    text = f'{found[1]} ({found[0]}), and torch has CUDA {wanted}'
-    if found[1].split('.')[0] == wanted.split('.')[0]:
-        return Finding('nvcc', OK, text)
-    return Finding(
-        'nvcc',
-        NOTE,
-        f'{text}: mmcv cannot be compiled for CUDA with it',
-        f"sudo apt install cuda-toolkit-{wanted.replace('.', '-')} (from NVIDIA's repository), and "
-        f'CUDA_HOME=/usr/local/cuda-{wanted} while mmcv is compiled',
-    )
 
 
 def run_operators(device: Any) -> None:
@@ -272,8 +142,8 @@ def check_operators() -> Iterator[Finding]:
             run_operators(device.lower())
         except Exception as error:  # the remedy is the same for any error
             steps = (
-                _pip(f'uninstall -y {name}'),
-                _pip(f'cache remove {name.replace("-", "_")}'),
+                pip_command(f'uninstall -y {name}'),
+                pip_command(f'cache remove {name.replace("-", "_")}'),
                 _install(f'{name}=={there[name]}', variables),
             )
             yield Finding(
@@ -294,7 +164,7 @@ def _check_module(module: str, names: Sequence[str]) -> Finding:
     if len(there) > 1:
         text = f'{versions}: all of them install the module {module}'
         uninstall = f'uninstall -y {" ".join(there)}'
-        remedy = f'{_pip(uninstall)}; {_install(wanted)}'
+        remedy = f'{pip_command(uninstall)}; {_install(wanted)}'
         return Finding(module, BROKEN, text, remedy)
     try:
         with warnings.catch_warnings():
@@ -348,7 +218,7 @@ def check_decoders() -> Iterator[Finding]:
             # OSError: a missing library, such as libGL; AttributeError: a package that another one
             # of the same module, such as opencv-python, has taken files from when it was removed
             if needed:
-                remedy = _pip(f'install --force-reinstall --no-deps {name}')
+                remedy = pip_command(f'install --force-reinstall --no-deps {name}')
                 yield Finding(title, BROKEN, _in_one_line(error), remedy)
             else:
                 yield Finding(title, ABSENT, 'not installed')
@@ -379,7 +249,7 @@ def check_triton() -> list[Finding]:
     elif there:
         state, text = NOTE, f'{text}; its kernels are for NVIDIA GPUs from Ampere on'
     else:
-        state, remedy = NOTE, _pip('install triton')
+        state, remedy = NOTE, pip_command('install triton')
     return [Finding('Triton', state, text, remedy)]
 
 
@@ -396,8 +266,8 @@ def check_attention() -> list[Finding]:
         qkv, table, scale = torch.randn(1, 8, 8, 48), torch.zeros(1, 15, 15), torch.ones(1, 1, 1)
     taken = ops.implementation_of_attend(qkv, table, scale)
     # if Triton fails, its removal makes torch's operators the fallback
-    again = f'install --force-reinstall {_this_torch()}'
-    remedy = _pip('uninstall -y triton' if taken is triton else again)
+    again = f'install --force-reinstall {this_torch()}'
+    remedy = pip_command('uninstall -y triton' if taken is triton else again)
     try:
         both = [module.attend(qkv, grid, table, scale) for module in (taken, ops.reference)]
         difference = float((both[0] - both[1]).abs().max())
@@ -462,16 +332,3 @@ def check_self() -> Iterator[Finding]:
 
     yield Finding('Python', OK, f'{platform.python_version()} ({sys.executable})')
     yield Finding('mmswinv2', OK, f'{__version__} ({Path(__file__).resolve().parents[1]})')
-
-
-CHECKS: tuple[Callable[[], Iterable[Finding]], ...] = (
-    check_self,
-    check_torch,
-    check_driver,
-    check_nvcc,
-    check_decoders,  # before mmcv, which imports OpenCV
-    check_hosts,
-    check_operators,
-    check_triton,
-    check_attention,
-)

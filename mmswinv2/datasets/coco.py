@@ -2,7 +2,7 @@
 
 pycocotools, mmdet and its evaluator do not check such files: an annotation of id 0 never counts as
 detected, a mask of another size counts as wrong, and a missing key raises a KeyError hours later.
-`read_coco` replaces their reading (see `mmswinv2.hosts.mmdet_annotations`).
+`read_coco` replaces their reading (see `mmswinv2.hosts.mmdet_annotation_patches`).
 """
 
 import gc

@@ -13,6 +13,7 @@ from .. import hosts
 from ..checkpoints.pickles import check_restorable
 from ..checks import is_count
 from ..errors import UserError
+from ..hosts.configs import class_names
 from ..log import warn
 from ..registry import HOOKS
 from .resume import all_schedulers
@@ -120,28 +121,27 @@ class CheckDatasetHook(Hook):
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         """Count samples with NaN among their scores, which metrics take for a class."""
+        field = hosts.of(runner.cfg).class_scores
         for sample in outputs if isinstance(outputs, (list, tuple)) else ():
-            maps = getattr(getattr(sample, 'seg_logits', None), 'data', None)
-            for scores in (getattr(sample, 'pred_score', None), maps):
-                # a maximum takes NaN from anywhere, and no memory as a mask does
-                if isinstance(scores, Tensor) and scores.numel() and scores.max().isnan():
-                    self.without_scores += 1
-                    break
+            scores = getattr(sample, field, None)
+            scores = getattr(scores, 'data', scores)  # of mmengine's PixelData
+            # a maximum takes NaN from anywhere, and no memory as a mask does
+            if isinstance(scores, Tensor) and scores.numel() and scores.max().isnan():
+                self.without_scores += 1
 
     after_test_iter = after_val_iter
 
     def after_test_epoch(self, runner: Any, metrics: Mapping[str, float] | None = None) -> None:
         """Warn of predictions that are NaN."""
-        if self.without_scores:
-            warn(
-                f'the predictions on {self.without_scores} samples are NaN, and count in scores '
-                'as some class; test without mixed precision, or take weights of an earlier epoch'
-            )
-        self.without_scores = 0
+        self._warn_of_nan()
 
     def after_val_epoch(self, runner: Any, metrics: Mapping[str, float] | None = None) -> None:
-        """Raise `UserError` for a ``save_best`` or ``monitor`` that is not among the scores."""
-        self.after_test_epoch(runner)
+        """Warn of predictions that are NaN, and refuse names of scores that there are not.
+
+        Raises:
+            UserError: for a ``save_best`` or ``monitor`` that is not among the scores.
+        """
+        self._warn_of_nan()
         best = [(hook, getattr(hook, 'key_indicators', ())) for hook in runner.hooks]
         used = [(hook, 'save_best', name) for hook, names in best for name in names]
         stops = [hook for hook in runner.hooks if isinstance(hook, EarlyStoppingHook)]
@@ -153,6 +153,14 @@ class CheckDatasetHook(Hook):
                     f'{setting}={name!r} of {type(owner).__name__} is none of the scores: '
                     f'{", ".join(metrics)}'
                 )
+
+    def _warn_of_nan(self) -> None:
+        if self.without_scores:
+            warn(
+                f'the predictions on {self.without_scores} samples are NaN, and count in scores '
+                'as some class; test without mixed precision, or take weights of an earlier epoch'
+            )
+        self.without_scores = 0
 
 
 _ENDLESS = {'InfiniteSampler', 'MultiSourceSampler'}  # of mmengine and of mmdet
@@ -180,7 +188,7 @@ def _check_batches(loop: BaseLoop, where: str) -> None:
     size: Any = getattr(batches, 'batch_size', None)
     if isinstance(loop.dataloader.dataset, Sized) and not len(loop.dataloader.dataset):
         raise UserError(f'{where}: the data set has no samples; see its annotations and filters')
-    if not _ENDLESS.isdisjoint(kind.__name__ for kind in type(sampler).__mro__):
+    if _ENDLESS & class_names(sampler):
         walks = {EpochBasedTrainLoop.run_epoch, ValLoop.run, TestLoop.run}  # users' own may stop
         if walks & {getattr(type(loop), name, None) for name in ('run', 'run_epoch')}:
             raise UserError(

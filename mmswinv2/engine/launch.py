@@ -23,6 +23,7 @@ from ..checkpoints import PUBLISHED, fetch
 from ..checkpoints.download import ADDRESSES
 from ..errors import UserError, raised
 from ..files import check_writable
+from ..launchers import is_first_process
 from ..options import command_line
 from .config_checks import (
     all_hooks,
@@ -37,7 +38,7 @@ from .config_names import warn_of_unmatched
 from .configs import config_with_options
 from .dataset_checks import CheckDatasetHook, no_batch
 from .hooks import CheckInvalidLossHook, LoRAHook
-from .processes import is_first_process, runner_class, set_up_processes
+from .processes import runner_class, set_up_processes
 from .repeatable import RepeatableHook
 from .resume import follow_config
 from .scores import ScoresHook

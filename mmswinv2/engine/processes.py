@@ -9,13 +9,14 @@ from mmengine.runner import FlexibleRunner, Runner
 
 from .. import hosts
 from ..errors import UserError
+from ..launchers import RANKS
 from .start import restarts
 from .strategies import ddp_wrapper
 
-_VARIABLES = {  # environment variables that each launcher sets; the first is the rank
-    'pytorch': ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'),
-    'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_NODELIST'),
-    'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_LOCAL_RANK', 'OMPI_COMM_WORLD_SIZE'),
+_VARIABLES = {  # what mmengine reads of each launcher
+    'pytorch': (*RANKS['pytorch'], 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT'),
+    'slurm': (*RANKS['slurm'], 'SLURM_NODELIST'),
+    'mpi': (*RANKS['mpi'], 'OMPI_COMM_WORLD_LOCAL_RANK'),
 }
 _STARTERS = {  # what sets them
     'pytorch': 'tools/dist_train.sh CONFIG GPUS (torchrun)',
@@ -28,14 +29,6 @@ def runner_class(cfg: Config) -> type:
     """The class of a config's runner; `object` for a name that is not registered."""
     kind = cfg.get('runner_type') or Runner
     return kind if isinstance(kind, type) else RUNNERS.get(kind) or object
-
-
-def is_first_process(launcher: str) -> bool:
-    """Whether this is rank 0 by the launcher's variables, before a process group exists.
-
-    A job of Slurm has its variables also in processes that mpirun starts.
-    """
-    return launcher == 'none' or os.environ.get(_VARIABLES[launcher][0], '0') == '0'
 
 
 def set_up_processes(cfg: Config) -> None:

@@ -14,6 +14,8 @@ from mmengine.runner import EpochBasedTrainLoop
 
 from ..checkpoints.formats import unwrapped
 from ..errors import UserError
+from ..hosts.configs import package_of
+from ..hosts.patching import PACKAGES
 from ..log import warn
 
 _OF_SCHEDULERS = ('initial_', 'max_', 'min_')  # keys of a group: values that schedules go between
@@ -169,7 +171,7 @@ class _Changes:
         optimizer = getattr(owner, 'optimizer', owner)
         own, known = optimizer.param_groups, _optimizer_settings(optimizer)
         _check_groups(name, own, state.get('param_groups'))
-        if type(optimizer).__module__.partition('.')[0] in ('torch', 'mmpretrain'):
+        if package_of(optimizer) in ('torch', *PACKAGES):
             _check_states(name, own, state)
         scaler = state.get('loss_scaler') or {}
         still = scaler.get('scale') == 1.0 and not scaler.get('_growth_tracker')

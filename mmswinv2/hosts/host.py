@@ -45,6 +45,7 @@ class Host:
     #: metric that writes predictions to a file; ``None`` where they are label maps
     dump_metric: str | None = 'DumpResults'
     finds_boxes = False  #: whether predictions are boxes with scores
+    class_scores = 'pred_score'  #: part of a prediction that has the scores of all classes
     visualizer = 'Visualizer'  #: type of the visualizer that draws predictions
     kind_of_model = 'Training'  #: what its models are, as text for the user
     #: names of the host's scripts in its folder ``.mim/tools/analysis_tools``

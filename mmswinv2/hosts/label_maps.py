@@ -6,12 +6,14 @@ The hosts use whatever a decoder returns. The rules apply to HTC's semantic maps
 import io
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from ..errors import UserError
+from ..files import refuse_shared
 from .mmcv import check_size, open_image
 
 NOT_LABELLED = 255
@@ -126,6 +128,12 @@ def check_map_size(results: dict, shape: Sequence[int]) -> None:
     height, width = results['gt_seg_map'].shape
     size = dict(img_path=results.get('img_path'), height=height, width=width)
     check_size(size, shape, f'the label map {results["seg_map_path"]}: ')
+
+
+def check_map_names(dataset: Any, where: str) -> None:
+    """Raise `UserError` if two images have the same name, after which label maps are named."""
+    paths = [dataset.get_data_info(i).get('img_path', '') for i in range(len(dataset))]
+    refuse_shared(where, ((path, f'{Path(path).stem}.png') for path in paths))
 
 
 def count_areas(

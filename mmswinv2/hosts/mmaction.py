@@ -13,7 +13,7 @@ from mmengine.dataset import BaseDataset
 from ..errors import UserError
 from ..log import warn
 from . import mmaction_patches
-from .configs import as_list, inner_datasets, package_of, steps_in, type_name
+from .configs import as_list, class_names, inner_datasets, package_of, steps_in, type_name
 from .host import FILE_KEYS, Host
 from .mmaction_import import make_importable
 from .patching import patches_in
@@ -66,8 +66,7 @@ class MMAction(Host):
         assertion on a larger batch.
         """
         views = (getattr(model, 'test_cfg', None) or {}).get('max_testing_views')
-        kinds = [kind.__name__ for kind in type(model).__mro__]
-        if views and batch_size > 1 and 'Recognizer3D' in kinds:
+        if views and batch_size > 1 and 'Recognizer3D' in class_names(model):
             raise UserError(
                 f'{where} has batch_size={batch_size}, and model.test_cfg max_testing_views='
                 f'{views}, which is for one video at a time; set {where}.batch_size=1, or leave '
@@ -141,7 +140,7 @@ def _of_images(cfg: Any) -> bool:
 
 def check_decoding(dataset: Any, where: str) -> None:
     """Raise `UserError` if frames are not read as the data set and the other steps want it."""
-    kinds = {kind.__name__ for step in steps_in(dataset.pipeline) for kind in type(step).__mro__}
+    kinds = {name for step in steps_in(dataset.pipeline) for name in class_names(step)}
     decoders = '(Decord|PyAV|OpenCV|Video)(Init|Decode)'
     steps = sorted(kind for kind in kinds if re.fullmatch(decoders, kind))
     if len({re.sub('Init|Decode', '', step) for step in steps}) > 1:
@@ -227,8 +226,8 @@ def check_targets(dataset: Any, model: Any, where: str) -> None:
 
 def require_videos(dataset: Any, where: str) -> None:
     """Raise `UserError` if videos, or folders of their frames, do not exist."""
-    kinds = {kind.__name__ for kind in type(dataset).__mro__}  # names of other kinds are no paths
-    if kinds.isdisjoint(('VideoDataset', 'RawframeDataset')) or has_own_steps(dataset):
+    listed = {'VideoDataset', 'RawframeDataset'} & class_names(dataset)
+    if not listed or has_own_steps(dataset):  # names of other kinds are no paths
         return
     if any(getattr(step, 'io_backend', 'disk') != 'disk' for step in steps_in(dataset.pipeline)):
         return

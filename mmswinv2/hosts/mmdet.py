@@ -7,9 +7,10 @@ import torch
 
 from ..errors import UserError
 from ..progress import track
-from . import mmdet_annotations, mmdet_patches
+from . import mmdet_annotation_patches, mmdet_metric_patches, mmdet_patches
 from .configs import (
     as_list,
+    class_names,
     dicts_in,
     first_renumbered,
     reads_elsewhere,
@@ -43,7 +44,7 @@ class MMDet(Host):
     patches = (
         *Host.patches,
         build_sync_norms_alone,
-        *patches_in(name, mmdet_patches, mmdet_annotations),
+        *patches_in(name, mmdet_patches, mmdet_metric_patches, mmdet_annotation_patches),
     )
     swap_image_size = 384  # strides up to 128, and kernels of 3 x 3 on top
     draw_interval = False
@@ -78,7 +79,7 @@ class MMDet(Host):
             things = ()
         check_heads(model, classes, things, where)
         check_numbers_of_maps(dataset, classes, where)
-        if not any(kind.__name__ == 'BaseDetDataset' for kind in type(dataset).__mro__):
+        if 'BaseDetDataset' not in class_names(dataset):
             return False
         ids = getattr(dataset, 'cat_ids', classes)  # of COCO's format
         if len(ids) != len(classes):  # unpatched mmdet drops missing ones
@@ -173,8 +174,7 @@ class MMDet(Host):
 def check_targets(dataset: Any, model: Any, where: str) -> None:
     """Raise `UserError` if masks or semantic maps, of which a head learns, are not loaded."""
     steps = [step for step in steps_in(dataset.pipeline) if hasattr(step, 'with_mask')]
-    by_boxes = any(kind.__name__ == 'BoxInst' for kind in type(model).__mro__)
-    masks = getattr(model, 'with_mask', False) and not by_boxes
+    masks = getattr(model, 'with_mask', False) and 'BoxInst' not in class_names(model)
     maps = getattr(getattr(model, 'roi_head', None), 'with_semantic', False)
     for key, head, needed in (('mask', 'mask_head', masks), ('seg', 'semantic_head', maps)):
         if needed and steps and not any(getattr(step, f'with_{key}') for step in steps):

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..log import warn
-from .configs import as_list, inner_datasets, steps_in
+from .configs import as_list, class_names, inner_datasets, steps_in
 from .pipelines import has_own_steps
 
 COCO_ITEMS = (
@@ -21,7 +21,7 @@ COCO_METRICS = ('CocoMetric', 'FasterCocoMetric')
 
 def check_metric(metric: Any, dataset: Any, where: str) -> None:
     """Raise `UserError` if annotations are of other images or classes than those of a data set."""
-    kinds = {kind.__name__ for kind in type(metric).__mro__}  # users derive their own
+    kinds = class_names(metric)
     if 'VOCMetric' in kinds:
         metric.iou_thrs = _thresholds(metric, where).tolist()  # it takes no tuple
     without_file = 'FasterCocoMetric' in kinds and metric._coco_api is None

@@ -13,11 +13,10 @@ from ..log import warn
 from . import mmseg_patches
 from .configs import as_list, inner_datasets, package_of, steps_in
 from .host import Host
-from .label_maps import NOT_LABELLED
+from .label_maps import NOT_LABELLED, check_map_names
 from .mmcv import build_sync_norms_alone
 from .mmseg_label_maps import (
     SegMapGuard,
-    check_map_names,
     check_scored_size,
     guard_seg_maps,
     has_seg_maps,
@@ -44,6 +43,7 @@ class MMSeg(Host):
     swap_image_size = 64
     draw_folder = 'visualizer.save_dir'
     dump_metric = None
+    class_scores = 'seg_logits'
     visualizer = 'SegLocalVisualizer'
     kind_of_model = 'Segmentor'
     lists = {'.txt': (r'\S.*', 'the name of an image without its suffix')}  # noqa: RUF012

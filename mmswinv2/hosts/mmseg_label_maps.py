@@ -16,7 +16,7 @@ import numpy as np
 from mmengine import fileio
 
 from ..errors import UserError
-from ..files import IMAGES, refuse_shared
+from ..files import IMAGES
 from ..log import warn
 from .configs import as_list, reads_elsewhere, step_lists, steps_in
 from .label_maps import NOT_LABELLED, check_file, check_map_size, check_shape
@@ -241,9 +241,3 @@ def check_scored_size(dataset: Any, name: str, loader: str) -> None:
                 f'{name} compares predictions of the size of the image file with label maps, and '
                 f'{loader} resizes these; put LoadAnnotations after Resize in its pipeline'
             )
-
-
-def check_map_names(dataset: Any, where: str) -> None:
-    """Raise `UserError` if two images have the same name, after which mmseg names label maps."""
-    paths = [dataset.get_data_info(i).get('img_path', '') for i in range(len(dataset))]
-    refuse_shared(where, ((path, f'{Path(path).stem}.png') for path in paths))

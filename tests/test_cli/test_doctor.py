@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmswinv2.cli import installation
+from mmswinv2.cli import cuda, installation
 from mmswinv2.hosts.patching import DISTRIBUTIONS
 from tests.test_tools.conftest import ROOT
 from tests.tool_server import run_program
@@ -173,27 +173,27 @@ def test_environments_of_uv_have_no_pip(monkeypatch):
 def test_a_driver_and_a_torch_without_cuda(tmp_path, monkeypatch):
     program(tmp_path, 'nvidia-smi', 'NVIDIA H100, 575.57.08\nCUDA Version: 12.9')
     monkeypatch.setenv('PATH', f'{tmp_path}:{os.environ["PATH"]}')
-    finding = only(installation.check_driver())
+    finding = only(cuda.check_driver())
     assert finding.state == 'broken' and 'H100, driver 575.57.08' not in finding.remedy
     assert 'for CUDA up to 12.9' in finding.text and 'build without CUDA' in finding.text
 
 
 def test_no_driver(monkeypatch, tmp_path):
     monkeypatch.setenv('PATH', str(tmp_path))
-    monkeypatch.setattr(installation, 'has_card', lambda: False)
-    assert only(installation.check_driver()).state in ('absent', 'note')
-    monkeypatch.setattr(installation, 'has_card', lambda: True)
-    finding = only(installation.check_driver())
+    monkeypatch.setattr(cuda, 'has_card', lambda: False)
+    assert only(cuda.check_driver()).state in ('absent', 'note')
+    monkeypatch.setattr(cuda, 'has_card', lambda: True)
+    finding = only(cuda.check_driver())
     assert finding.state == 'note'
     assert 'no driver' in finding.text and 'ubuntu-drivers install' in finding.remedy
 
 
 def test_a_gpu_that_torch_uses_without_nvidia_smi(monkeypatch, tmp_path):
     monkeypatch.setenv('PATH', str(tmp_path))
-    monkeypatch.setattr(installation, 'has_card', lambda: True)
+    monkeypatch.setattr(cuda, 'has_card', lambda: True)
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     monkeypatch.setattr(torch.cuda, 'get_device_name', lambda: 'Orin')
-    finding = only(installation.check_driver())
+    finding = only(cuda.check_driver())
     assert (finding.state, finding.text) == ('ok', 'Orin; there is no nvidia-smi')
 
 
@@ -216,8 +216,8 @@ def test_cards_are_found_without_a_driver(tmp_path, vendor, kind, wanted):
     (tmp_path / '0000:00:02.0').mkdir()
     (tmp_path / '0000:00:02.0/vendor').write_text(f'{vendor}\n')
     (tmp_path / '0000:00:02.0/class').write_text(f'{kind}\n')
-    assert installation.has_card(tmp_path) is wanted
-    assert not installation.has_card(tmp_path / 'no such folder')
+    assert cuda.has_card(tmp_path) is wanted
+    assert not cuda.has_card(tmp_path / 'no such folder')
 
 
 def test_nvcc_is_read_and_compared(tmp_path, monkeypatch):
@@ -226,13 +226,13 @@ def test_nvcc_is_read_and_compared(tmp_path, monkeypatch):
     (tmp_path / 'bin').mkdir()
     program(tmp_path / 'bin', 'nvcc', 'Cuda compilation tools, release 12.4, V12.4.131')
     monkeypatch.setattr(torch.utils.cpp_extension, 'CUDA_HOME', str(tmp_path))
-    found = installation.compiler_of_cuda()
+    found = cuda.compiler_of_cuda()
     assert found == (f'{tmp_path}/bin/nvcc', '12.4')
-    assert installation.compare_nvcc('12.8', found).state == 'ok'
-    other = installation.compare_nvcc('13.0', found)
+    assert cuda.compare_nvcc('12.8', found).state == 'ok'
+    other = cuda.compare_nvcc('13.0', found)
     assert other.state == 'note' and 'cuda-toolkit-13-0 ' in other.remedy
-    assert installation.compare_nvcc('13.0', None).state == 'absent'
-    assert installation.compare_nvcc(None, found).state == 'absent'
+    assert cuda.compare_nvcc('13.0', None).state == 'absent'
+    assert cuda.compare_nvcc(None, found).state == 'absent'
 
 
 def test_headers_of_cuda_are_looked_for(tmp_path, monkeypatch):
@@ -244,22 +244,20 @@ def test_headers_of_cuda_are_looked_for(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.utils.cpp_extension, 'CUDA_HOME', str(tmp_path))
     monkeypatch.setattr(torch.version, 'cuda', '13.0')
     monkeypatch.setattr(sysconfig, 'get_path', lambda name: str(tmp_path / 'site'))
-    finding = only(installation.check_nvcc())
+    finding = only(cuda.check_nvcc())
     assert finding.state == 'note' and 'lacks the headers of libraries' in finding.text
     assert finding.remedy == 'sudo apt install cuda-toolkit-13-0'
     (headers := tmp_path / 'site/nvidia/cu13/include').mkdir(parents=True)
-    assert only(installation.check_nvcc()).remedy.startswith(
-        f'CPATH={headers} while mmcv is compiled'
-    )
+    assert only(cuda.check_nvcc()).remedy.startswith(f'CPATH={headers} while mmcv is compiled')
     monkeypatch.setenv('CPATH', str(headers))
     (headers / 'cusparse.h').touch()
-    assert only(installation.check_nvcc()).state == 'ok'
+    assert only(cuda.check_nvcc()).state == 'ok'
     monkeypatch.delenv('CPATH')
-    assert only(installation.check_nvcc()).state == 'note'
+    assert only(cuda.check_nvcc()).state == 'note'
     for folder in ('targets/x86_64-linux/include', 'include'):  # conda's, and NVIDIA's own
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / 'cusparse.h').touch()
-        assert only(installation.check_nvcc()).state == 'ok'
+        assert only(cuda.check_nvcc()).state == 'ok'
         (tmp_path / folder / 'cusparse.h').unlink()
 
 

@@ -28,11 +28,3 @@ def test_a_wrapper_of_ones_own_gets_no_settings_of_ddp(own, monkeypatch):
     assert cfg.model_wrapper_cfg == dict(
         own or dict(ddp, find_unused_parameters=True), device_ids=None
     )
-
-
-def test_the_rank_is_that_of_the_launcher(monkeypatch):
-    """In a job of Slurm, all processes that mpirun starts have the same SLURM_PROCID."""
-    for variable, rank in (('SLURM_PROCID', '0'), ('OMPI_COMM_WORLD_RANK', '1'), ('RANK', '1')):
-        monkeypatch.setenv(variable, rank)
-    first = {kind: processes.is_first_process(kind) for kind in ('none', 'pytorch', 'slurm', 'mpi')}
-    assert first == dict(none=True, pytorch=False, slurm=True, mpi=False)

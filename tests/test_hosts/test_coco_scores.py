@@ -9,7 +9,7 @@ from pycocotools import mask as masks
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mmswinv2.hosts.mmdet_patches import fast_evaluator
+from mmswinv2.hosts.mmdet_metric_patches import fast_evaluator
 
 pytest.importorskip('faster_coco_eval', reason='faster-coco-eval is not installed')
 SIZE = 160

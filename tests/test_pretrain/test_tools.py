@@ -21,7 +21,7 @@ from mmswinv2.cli.report import report
 from mmswinv2.cli.ui_page import Page
 from mmswinv2.datasets import open_video, write_video
 from mmswinv2.errors import UserError
-from mmswinv2.hosts.mmpretrain import (
+from mmswinv2.hosts.mmpretrain_patches import (
     average_classes_that_occur,
     average_classes_with_images,
     label_merged_views,
