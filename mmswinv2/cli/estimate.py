@@ -59,11 +59,11 @@ def main(arguments: Sequence[str]) -> None:
     args = parse_args(arguments)
     import torch
 
-    from ..analysis import follow_step, input_size
     from ..analysis.measured_memory import measure_memory
-    from ..analysis.memory import dtype_of, strategy_of
+    from ..analysis.memory import dtype_of, follow_step, strategy_of
     from ..engine.configs import config_with_options
     from ..engine.settings import set_lora
+    from ..hosts import input_size
 
     cfg = config_with_options(args.config, args.cfg_options)
     if args.gpus < 1 or (args.batch_size is not None and args.batch_size < 1):

@@ -26,8 +26,9 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> None:
     """The command ``mmswinv2 flops``."""
     args = parse_args(arguments)
-    from ..analysis import count_flops, count_parameters, input_size
+    from ..analysis.model import count_flops, count_parameters
     from ..engine.configs import config_with_options
+    from ..hosts import input_size
 
     cfg = config_with_options(args.config, args.cfg_options)
     size = input_size(cfg, args.shape)

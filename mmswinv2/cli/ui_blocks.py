@@ -197,7 +197,7 @@ class _Predictions:
 
 def _add_biases(page: Page) -> None:
     """Add a tab with the position bias of a block, if the model has any."""
-    from ..analysis import bias_maps, draw_bias, find_biases
+    from ..analysis.position_bias import bias_maps, draw_bias, find_biases
 
     biases = find_biases(page.predictor.model)
     if not biases:

@@ -87,7 +87,7 @@ def read_config(path: StrPath, **options: Any) -> Config:
 
 
 def _set_options(cfg: Config, options: dict[str, Any]) -> None:
-    """Apply ``--cfg-options``, warn of those that nothing reads, and import ``custom_imports``."""
+    """Apply ``--cfg-options``, and warn of those that nothing reads."""
     _set_data_root(cfg, options)
     warn_of_unused(cfg, options)
     before = cfg._to_lazy_dict()
@@ -102,23 +102,28 @@ def _set_options(cfg: Config, options: dict[str, Any]) -> None:
         ) from error
     warn_of_new(cfg, before, options)
     if any(key.partition('.')[0] == 'custom_imports' for key in options):
-        wanted, known = cfg.custom_imports, arguments(import_modules_from_strings)
-        names: Any = ()
-        if isinstance(wanted, Mapping) and {'imports'} <= wanted.keys() <= known:
-            names = wanted['imports'] or []
-        names = [names] if isinstance(names, str) else names
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise UserError(
-                f'custom_imports={wanted} in the config must be a dict with imports=[...], names '
-                'of modules'
-            )
-        try:
-            import_modules_from_strings(**wanted)
-        except ImportError as error:
-            raise UserError(
-                f'custom_imports in the config: {error} ({error.__context__}); name a module '
-                'that is installed or in a folder of PYTHONPATH'
-            ) from error
+        _import_modules(cfg.custom_imports)
+
+
+def _import_modules(wanted: Any) -> None:
+    """Do the ``custom_imports`` of a config, which were done before options changed them."""
+    names: Any = ()
+    known = arguments(import_modules_from_strings)
+    if isinstance(wanted, Mapping) and {'imports'} <= wanted.keys() <= known:
+        names = wanted['imports'] or []
+    names = [names] if isinstance(names, str) else names
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(
+            f'custom_imports={wanted} in the config must be a dict with imports=[...], names of '
+            'modules'
+        )
+    try:
+        import_modules_from_strings(**wanted)
+    except ImportError as error:
+        raise UserError(
+            f'custom_imports in the config: {error} ({error.__context__}); name a module that is '
+            'installed or in a folder of PYTHONPATH'
+        ) from error
 
 
 def add_preprocessor(cfg: Any) -> None:

@@ -121,13 +121,9 @@ class CheckDatasetHook(Hook):
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         """Count samples with NaN among their scores, which metrics take for a class."""
-        field = hosts.of(runner.cfg).class_scores
+        fields = {host.class_scores for host in hosts.HOSTS}  # a config may mix hosts
         for sample in outputs if isinstance(outputs, (list, tuple)) else ():
-            scores = getattr(sample, field, None)
-            scores = getattr(scores, 'data', scores)  # of mmengine's PixelData
-            # a maximum takes NaN from anywhere, and no memory as a mask does
-            if isinstance(scores, Tensor) and scores.numel() and scores.max().isnan():
-                self.without_scores += 1
+            self.without_scores += any(_has_nan(getattr(sample, field, None)) for field in fields)
 
     after_test_iter = after_val_iter
 
@@ -161,6 +157,13 @@ class CheckDatasetHook(Hook):
                 'as some class; test without mixed precision, or take weights of an earlier epoch'
             )
         self.without_scores = 0
+
+
+def _has_nan(scores: Any) -> bool:
+    """Whether scores, in a tensor or in mmengine's PixelData, have NaN among them."""
+    scores = getattr(scores, 'data', scores)
+    # a maximum takes NaN from anywhere, and no memory as a mask does
+    return isinstance(scores, Tensor) and scores.numel() > 0 and bool(scores.max().isnan())
 
 
 _ENDLESS = {'InfiniteSampler', 'MultiSourceSampler'}  # of mmengine and of mmdet

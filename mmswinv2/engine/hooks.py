@@ -108,8 +108,8 @@ class CheckInvalidLossHook(Hook):
                 if not wrapper.should_update():
                     return
                 if isinstance(runner.model, DistributedDataParallel):
-                    # The reducer waits for the backward pass that is left out. Earlier batches of a
-                    # group are not synchronized; what they have used it must know until the update
+                    # Else the reducer waits for the backward pass that is left out. Not before the
+                    # update: it records which parameters earlier batches of the group have used
                     runner.model.reducer._reset_state()
                 groups = wrapper.param_groups
                 if any(p.grad is not None for group in groups for p in group['params']):

@@ -70,7 +70,7 @@ def load_config(args: Namespace) -> Config:
 
 
 def build_runner(cfg: Config, kinds: tuple[str, ...]) -> Runner:
-    """Check the data and the checkpoint, set up the processes, and build the runner.
+    """Check the data and the checkpoint, set up the processes, and build the runner with our hooks.
 
     Args:
         cfg: the config.

@@ -59,7 +59,7 @@ def name_unreadable_images() -> None:
         if not ignored or used != 'cv2' or flag not in ('color', 'grayscale'):
             return decode(content, flag, channel_order, backend)
         image = decode(content, f'{flag}_ignore_orientation', backend=backend)
-        if image is None:  # damaged, which callers tell
+        if image is None:  # damaged: callers report it
             return None
         # Pillow before 11.3 knows no AVIF
         with suppress(UnidentifiedImageError), open_image(io.BytesIO(content)) as file:

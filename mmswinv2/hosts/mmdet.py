@@ -67,7 +67,10 @@ class MMDet(Host):
         return _SEMANTIC_MAPS if key == 'seg' and type_name(dataset) == 'CocoDataset' else ''
 
     def check_dataset(self, dataset: Any, where: str, model: Any) -> bool:
-        """Refuse images of other sizes than their annotations say, and heads of other classes."""
+        """Refuse heads, images and steps of a pipeline that do not fit the annotations.
+
+        Steps that load semantic maps are told the number of classes of the semantic head.
+        """
         from ..datasets.coco import get_category_ids, read_categories
 
         meta = getattr(dataset, 'metainfo', None) or {}
@@ -109,7 +112,7 @@ class MMDet(Host):
             before += [step, *steps_in(step)]
 
     def check_metric(self, metric: Any, dataset: Any, where: str, model: Any = None) -> None:
-        """Refuse annotations of other images or classes than those of the data set."""
+        """See `mmdet_metrics.check_metric`."""
         check_metric(metric, dataset, where)
 
     def default_tta_model(self, cfg: Any) -> dict[str, Any]:

@@ -20,7 +20,11 @@ COCO_METRICS = ('CocoMetric', 'FasterCocoMetric')
 
 
 def check_metric(metric: Any, dataset: Any, where: str) -> None:
-    """Raise `UserError` if annotations are of other images or classes than those of a data set."""
+    """Raise `UserError` if the options of a metric, or its annotations, cannot score a data set.
+
+    IoU thresholds get the form that the metric takes, and its scores are kept to the images of the
+    data set.
+    """
     kinds = class_names(metric)
     if 'VOCMetric' in kinds:
         metric.iou_thrs = _thresholds(metric, where).tolist()  # it takes no tuple

@@ -6,11 +6,11 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 
 from mmswinv2 import hosts
-from mmswinv2.analysis import count_flops, count_parameters, input_size
-from mmswinv2.analysis.model import FlopCounter, StandIn, ready
+from mmswinv2.analysis.model import FlopCounter, StandIn, count_flops, count_parameters, ready
 from mmswinv2.cli.flops import main
 from mmswinv2.core import SwinV2
 from mmswinv2.errors import UserError
+from mmswinv2.hosts import input_size
 from tests.test_tools.conftest import ROOT
 
 pytestmark = [
@@ -195,7 +195,7 @@ def test_lines_of_imports_are_not_among_those_of_the_result(monkeypatch, capsys)
         print('Could not import OneDL')  # as mmseg and mmdet do
         return dict(total=1e9)
 
-    monkeypatch.setattr('mmswinv2.analysis.count_flops', count)
+    monkeypatch.setattr('mmswinv2.analysis.model.count_flops', count)
     main([str(ROOT / 'configs/segmentation/swinv2-nano_upernet_ade20k-128x128.py')])
     printed = [line.split(':')[0] for line in capsys.readouterr().out.splitlines()]
     line = '=' * 30

@@ -7,8 +7,15 @@ from mmengine.config import Config
 from torch import nn
 
 from mmswinv2 import hosts
-from mmswinv2.analysis import STRATEGIES, TrainingStep, follow_step
-from mmswinv2.analysis.memory import MemoryTracker, _states_of, dtype_of, strategy_of
+from mmswinv2.analysis.memory import (
+    STRATEGIES,
+    MemoryTracker,
+    TrainingStep,
+    _states_of,
+    dtype_of,
+    follow_step,
+    strategy_of,
+)
 from mmswinv2.cli import estimate
 from mmswinv2.errors import UserError
 from tests.test_tools.conftest import ROOT

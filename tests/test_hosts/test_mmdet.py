@@ -224,8 +224,11 @@ def test_pascal_voc_is_scored_as_coco(folder, kind):
         assert scores['coco/bbox_mAP' if kind == 'bbox' else 'coco/AR@100'] == 1
 
 
-@pytest.mark.parametrize('name', ['CocoMetric', 'FasterCocoMetric'])
-def test_boxes_and_masks_without_a_file(folder, name):
+@pytest.mark.parametrize(
+    ('name', 'polygons'),
+    [('CocoMetric', None), ('FasterCocoMetric', None), ('CocoMetric', [[0, 0, 20, 0, 20, 20]])],
+)
+def test_boxes_and_masks_without_a_file(folder, name, polygons):
     """An object is as large as its mask, and each class has scores of boxes and of masks."""
     from mmdet.evaluation import metrics
     from pycocotools.mask import encode
@@ -236,7 +239,8 @@ def test_boxes_and_masks_without_a_file(folder, name):
     mask = np.eye(60, dtype='uint8').repeat(2, 0).repeat(2, 1)  # 240 of the 120 * 120 pixels
     code = encode(np.asfortranarray(mask))
     box = torch.tensor([[0.0, 0, 120, 120]])
-    cat = dict(bbox=box[0].tolist(), bbox_label=0, ignore_flag=0, mask=code)
+    known = polygons and [*map(np.array, polygons)]  # as files of mmdet's own format may have them
+    cat = dict(bbox=box[0].tolist(), bbox_label=0, ignore_flag=0, mask=known or code)
     truth = dict(bboxes=box, labels=torch.tensor([0]), masks=mask[None])
     found = dict(truth, scores=torch.ones(1), masks=torch.zeros(1, 120, 120, dtype=torch.bool))
     sample = dict(img_id=1, ori_shape=(120, 120), instances=[cat], gt_instances=truth)

@@ -16,13 +16,13 @@ import torch
 from mmengine.registry import MODELS
 
 from mmswinv2 import hosts
-from mmswinv2.analysis import input_size
 from mmswinv2.analysis.figures import check_ending
 from mmswinv2.checkpoints import fetch, read_checkpoint
 from mmswinv2.checkpoints.entries import unwrap
 from mmswinv2.core.block import Block
 from mmswinv2.engine.configs import config_with_options
 from mmswinv2.errors import UserError, report_user_errors
+from mmswinv2.hosts import input_size
 from mmswinv2.options import ArgumentParser, add_config, add_config_options, add_shape
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)

@@ -7,8 +7,8 @@ compared, a column for each head; of a video network, a row for each offset in t
 The centre of a map is the bias of a token on itself. Files of all formats are read.
 """
 
-from mmswinv2.analysis import bias_maps, draw_bias, load_bias
 from mmswinv2.analysis.figures import check_ending
+from mmswinv2.analysis.position_bias import bias_maps, draw_bias, load_bias
 from mmswinv2.errors import UserError, report_user_errors
 from mmswinv2.options import ArgumentParser
 

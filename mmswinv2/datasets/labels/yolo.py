@@ -217,10 +217,12 @@ def _read_lines(
 
 
 def _leave_out_tracks(ends: _Ends, polygons: int) -> None:
-    """Take numbers for tracks where others are, or all `polygons` could be boxes on the image.
+    """Decide whether doubtful lines end in a confidence and a track number, or in a corner.
 
-    A triangle seldom ends in 0 or 1, and all polygons of a set never do. Trackers write the number
-    behind a confidence, so where one line has both, no other ends in a corner.
+    Trackers write both on every line: one line that surely has them decides for all, and must not
+    stand beside one that ends in a corner. Without such a line, all `polygons` of the set must be
+    doubtful, with three corners, and lie on the image as boxes: real triangles seldom end in a
+    whole number, and all of a set never do.
     """
     tracked = [mark for mark in ends.tracks if mark.polygons]
     if tracked and ends.corners:
