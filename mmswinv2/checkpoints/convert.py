@@ -74,7 +74,8 @@ def convert_checkpoint(
         converted = replace(converted, notes=[note, *converted.notes])
     if converted.windows:
         return converted
-    windows = recorded_windows(checkpoint.get('meta'), open_entry(checkpoint, key))
+    state, network = open_entry(checkpoint, key), converted.prefix[:-1]
+    windows = recorded_windows(checkpoint.get('meta'), state, network)
     if not windows and converted.format in ('timm', 'transformers'):
         windows = configured_windows(Path(path))
     for weights in () if windows else PUBLISHED.values():
@@ -83,15 +84,16 @@ def convert_checkpoint(
     return replace(converted, windows=windows)
 
 
-def recorded_windows(meta: Any, state: Any) -> Windows:
+def recorded_windows(meta: Any, state: Any, network: str) -> Windows:
     """The pre-trained windows that a file records, without those of coordinate tables.
 
     `mmswinv2 convert` writes them into the entry ``meta``, and `SwinV2` into the ``_metadata`` that
-    torch keeps with a state dict, an entry for each module. Of networks that differ in them, which
-    one is meant is not known here.
+    torch keeps with a state dict, an entry for each module. Those of the module `network` count,
+    or, if there are none, those that all networks of the file share.
     """
     noted = getattr(state, '_metadata', None)
-    for records in ([meta], noted.values() if isinstance(noted, Mapping) else ()):
+    noted = noted if isinstance(noted, Mapping) else {}
+    for records in ([meta], [noted.get(network)], noted.values()):
         stated = (r.get('pretrained_window_sizes') for r in records if isinstance(r, Mapping))
         found = [
             {int(stage): tuple(window) for stage, window in windows.items()}

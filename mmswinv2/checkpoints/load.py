@@ -22,7 +22,7 @@ from .class_map import HEAD, check_classes, choose_classes
 from .convert import Converted, convert_checkpoint, describe, recorded_windows
 from .entries import entries_note, open_entry, unwrap
 from .files import read_checkpoint
-from .formats import PATCHES, State, Windows, unwrapped
+from .formats import PATCHES, State, unwrapped
 from .inputs import adapt_channels, inflate, is_2d
 from .model_keys import BACKBONE, is_backbone, weights_for
 from .report import LoadReport, compare_keys, short_windows
@@ -150,7 +150,7 @@ def load_whole_model(
                 'model.backbone.init_cfg'
             )
         raise CheckpointError(f'{path} does not fit the model ({problems}). {advice}')
-    _check_source(report, converted, model, recorded_windows(meta, open_entry(checkpoint)))
+    _check_source(report, converted, model, meta, open_entry(checkpoint))
     _assign(model, given, report)
     return report
 
@@ -198,7 +198,7 @@ def fit_weights(
         if converted is not None and converted.unknown:
             reason = f'nothing but its backbone fits, and {converted.unknown[0]} is unknown'
     _check_backbones(report, model, names, reason)
-    _check_source(report, converted, model, recorded_windows(meta, open_entry(checkpoint)))
+    _check_source(report, converted, model, meta, open_entry(checkpoint))
     report.notes += notes
     _check_report(report, own, names)
     return given, report
@@ -271,15 +271,16 @@ def _note_source(report: LoadReport, converted: Converted) -> None:
 
 
 def _check_source(
-    report: LoadReport, converted: Converted | None, model: nn.Module, recorded: Windows
+    report: LoadReport, converted: Converted | None, model: nn.Module, meta: Any, state: Any
 ) -> None:
     """Note the source of weights, and refuse those trained with other windows."""
     if converted is not None:
         _note_source(report, converted)
-    report.windows = report.windows or recorded
+    known = report.windows
     biases = [unwrapped(name) for name in report.loaded if '.cpb_mlp.' in name]
     for start, net in _networks(model).items():
         if any(name.startswith(start) for name in biases):  # else the backbone is to be new
+            report.windows = known or recorded_windows(meta, state, start[:-1])
             _check_windows(report, net)
 
 

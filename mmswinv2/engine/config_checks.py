@@ -67,6 +67,8 @@ _NO_TEXT = 'a number', lambda value: not isinstance(value, str)  # heads may tak
 _TEXT = 'a text', lambda value: isinstance(value, str)
 _METHODS = ('fork', 'forkserver', 'spawn')  # mmengine sets none on Windows, which has only spawn
 _ANY = '', lambda value: True
+_OF_BOXES = ('test_cfg', 'rpn', 'rpn_proposal', 'rcnn')  # parts of mmdet's settings
+_BOUNDS = ('score_thr', 'mask_thr_binary', 'max_per_img', 'nms_pre')
 _LEVELS = ('DEBUG', 'INFO', 'WARNING', 'ERROR', 'CRITICAL')
 _GROUPS = (  # settings (* matches anything): description and check of their values, except None
     (('model', 'model.backbone', 'env_cfg', 'env_cfg.mp_cfg', 'env_cfg.dist_cfg'), _DICT),
@@ -84,7 +86,7 @@ _GROUPS = (  # settings (* matches anything): description and check of their val
     (('train_cfg.max_iters', 'train_cfg.max_epochs', 'train_cfg.val_interval'), _whole(1)),
     (('optim_wrapper.accumulative_counts', 'auto_scale_lr.base_batch_size'), _whole(1)),
     (('default_hooks.logger.interval', 'env_cfg.resource_limit'), _whole(1)),
-    (('*.score_thr', '*.mask_thr_binary', '*.max_per_img', '*.nms_pre'), _NO_TEXT),
+    ((f'*.{part}.{key}' for part in _OF_BOXES for key in _BOUNDS), _NO_TEXT),
     (('train_cfg.val_begin', 'default_hooks.checkpoint.save_begin', '*.num_classes'), _whole(0)),
     (('optim_wrapper.optimizer.lr', 'optim_wrapper.optimizer.weight_decay'), _NOT_NEGATIVE),
     (('optim_wrapper.optimizer.momentum', '*.lr_mult', '*.decay_mult'), _NOT_NEGATIVE),

@@ -26,7 +26,7 @@ def seed_samples(loader: Any, seed: int) -> None:
     inner = loader.dataset
     while isinstance(inner, Subset):  # which hands batches on
         inner = inner.dataset
-    if not described and hasattr(inner, '__dict__') and not hasattr(inner, '__getitems__'):
+    if not described and hasattr(inner, '__dict__'):
         inner.__getitems__ = SeededItems(inner)  # of torch's own kind
     _keep_seeds(loader.dataset)
 
@@ -75,10 +75,15 @@ class SeededItems:
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
+        self.get_batch = getattr(type(dataset), '__getitems__', None)
 
     def __call__(self, indices: list[Any]) -> list[Any]:
-        """The samples with these indices, each loaded with its own seed."""
-        return list(map(SeededInfo(self.dataset.__getitem__), indices))
+        """The samples with these indices, each with its seed, or all with that of the first."""
+        if self.get_batch is None:
+            return list(map(SeededInfo(self.dataset.__getitem__), indices))
+        if isinstance(first := indices[0], SeededIndex):
+            seed_all(*first.seed)
+        return self.get_batch(self.dataset, indices)
 
 
 class SeededSampler:

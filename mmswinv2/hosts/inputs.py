@@ -27,7 +27,8 @@ def input_size(cfg: Any, given: Sequence[int] | None = None) -> tuple[int, ...]:
             raise UserError(f'--shape must be {axes} sizes for this config, got {list(given)}')
         return tuple(given)
     preprocessor = cfg.model.get('data_preprocessor') or {}
-    for augment in preprocessor.get('batch_augments') or ():
+    augments = preprocessor.get('batch_augments') or ()
+    for augment in augments:
         if 'size' in augment:
             return tuple(augment['size'])
     if preprocessor.get('size'):
@@ -35,6 +36,9 @@ def input_size(cfg: Any, given: Sequence[int] | None = None) -> tuple[int, ...]:
     pipeline = training_pipeline(cfg)
     frames = [of(cfg).frames(cfg, t) for t in pipeline if 'clip_len' in t]
     height, width = _last_size(pipeline)
+    for augment in augments:  # draw heights of a range, for the shape of the images
+        if heights := augment.get('random_size_range'):
+            height, width = heights[1], heights[1] * width // height
     if not frames:
         divisor = preprocessor.get('pad_size_divisor', 1)
         height, width = (-(-n // divisor) * divisor for n in (height, width))
@@ -58,7 +62,8 @@ def _last_size(pipeline: Sequence[Any]) -> tuple[int, int]:
         for branch in transform.get('transforms', ()):
             if isinstance(branch, (list, tuple)):
                 return max((_last_size(b) for b in transform['transforms']), key=_area)
-        if 'crop_size' in transform and 'Crop' in type_name(transform):
+        relative = 'relative' in transform.get('crop_type', '')  # shares of the image
+        if 'crop_size' in transform and 'Crop' in type_name(transform) and not relative:
             size = transform['crop_size']
             return (size, size) if isinstance(size, int) else tuple(size)
         scale = transform.get('scale')
@@ -68,7 +73,8 @@ def _last_size(pipeline: Sequence[Any]) -> tuple[int, int]:
         several = [pair for pair in several if isinstance(pair, (list, tuple))]
         scale = max(several, key=_area, default=scale)
         if scale and min(scale) > 0:
-            return min(scale), max(scale)  # a landscape image
+            most = (transform.get('ratio_range') or (1, 1))[1]
+            return round(min(scale) * most), round(max(scale) * most)  # a landscape image
     raise UserError(
         'the pipeline takes images at the sizes of their files; give --shape H W (videos: T H W)'
     )

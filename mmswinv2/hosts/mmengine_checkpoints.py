@@ -5,6 +5,7 @@ import logging
 import os
 import re
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -145,7 +146,8 @@ def with_state_dict(found: Any, path: Path) -> Any:
     state = OrderedDict(weights)
     state.pop('state_dict', None)  # an entry without weights
     found['state_dict'] = state
-    origin = Origin(getattr(weights, '_metadata', {}))
+    noted = getattr(weights, '_metadata', None)
+    origin = Origin(noted if isinstance(noted, Mapping) else {})
     origin.path, origin.meta = path, found.setdefault('meta', {})  # mmseg's init_model reads it
     state._metadata = origin  # type: ignore[attr-defined]
     return found

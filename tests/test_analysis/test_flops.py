@@ -142,6 +142,8 @@ def test_size_of_several_data_sets_and_of_none():
         (dict(type='RandomResize', scale=[(1333, 640), (1333, 800)]), (800, 1333)),  # ms-3x
         (dict(type='RandomChoiceResize', scales=[(1333, 640), (1333, 800)]), (800, 1333)),
         (dict(type='RandomResize', scale=(2048, 1024)), (1024, 2048)),
+        (dict(type='RandomResize', scale=(200, 100), ratio_range=(0.5, 2.0)), (200, 400)),
+        (dict(type='RandomCrop', crop_type='relative_range', crop_size=(0.5, 0.5)), None),
         (dict(type='Resize', scale=128), (128, 128)),
         (dict(type='MultiScaleCrop', input_size=224, scales=(1, 0.8)), None),
     ],
@@ -150,6 +152,10 @@ def test_scales_of_transforms(step, size):
     loader = dict(dataset=dict(pipeline=[dict(type='Resize', scale=(64, 32)), step]))
     cfg = Config(dict(default_scope='mmdet', model={}, train_dataloader=loader))
     assert input_size(cfg) == (size or (32, 64))
+    batches = dict(type='BatchSyncRandomResize', random_size_range=(480, 800))
+    cfg.model.data_preprocessor = dict(batch_augments=[batches])
+    height, width = size or (32, 64)
+    assert input_size(cfg) == (800, 800 * width // height)
 
 
 def test_frames_of_an_image_network_are_images():

@@ -228,10 +228,12 @@ def test_windows_of_another_form_are_none(noted, save):
     assert convert_file(save(state)).windows == {}
 
 
-def test_of_networks_that_differ_no_windows_are_known(save):
+def test_networks_of_a_file_may_differ_in_their_windows(save):
     nets = {'backbone': SwinV2('nano'), 'teacher': SwinV2('nano', window_size=7)}
-    path = save(torch.nn.ModuleDict(nets).state_dict())
-    assert convert_file(path, prefix='teacher.').windows == {}
+    state = torch.nn.ModuleDict(nets).state_dict()
+    assert convert_file(save(state), prefix='teacher.').windows[0] == (7, 7)
+    state._metadata = {f'of another name.{k}': v for k, v in state._metadata.items()}
+    assert convert_file(save(state), prefix='teacher.').windows == {}
 
 
 def test_describe_counts_to_the_first_extra_norm():

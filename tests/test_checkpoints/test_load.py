@@ -317,6 +317,19 @@ def test_backbones_inside_of_a_model_fit_too(change, words, whole):
     assert {key.split('.')[0] for key in report.missing} == ({'teacher'} - {whole and 'teacher'})
 
 
+def test_backbones_inside_of_a_model_may_differ_in_their_windows(save):
+
+    def model(teacher):
+        return nn.ModuleDict(
+            {'student': SwinV2('nano'), 'teacher': SwinV2('nano', window_size=teacher)}
+        )
+
+    path = save(model(6).state_dict())
+    load_whole_model(model(6), path)
+    with pytest.raises(CheckpointError, match=r'set pretrained_window_sizes=\[6, 6, 6, 6\]'):
+        load_whole_model(model(8), path)
+
+
 def test_windows_that_change_no_bias_may_differ(save):
     load_pretrained(SwinV2('nano', window_size=2), save(SwinV2('nano', window_size=1).state_dict()))
     path = save(SwinV2('nano', window_size=7).state_dict())

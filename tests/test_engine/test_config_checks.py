@@ -156,6 +156,7 @@ def test_settings_that_runners_need():
         with pytest.raises(UserError, match=f'{place}=None in the config must be a'):
             read({place: None})
     check_values(Config(dict(default_hooks=None)))
+    check_values(Config(dict(model=dict(assigner=dict(score_thr='auto')))))
     check_values(Config(dict(optim_wrapper=dict(clip_grad=dict(max_norm=float('inf'))))))
 
 

@@ -695,6 +695,13 @@ class OfTorch(Dataset):
         return noisy({'value': index})
 
 
+class OfBatches(OfTorch):
+    """Loads batches by itself, as data sets of Hugging Face."""
+
+    def __getitems__(self, indices):
+        return [noisy({'value': index}) for index in indices]
+
+
 def constant(results):
     return {'inputs': torch.ones(2) * results['value']}
 
@@ -714,6 +721,8 @@ def train_by_epochs(
         dataset.repeat_indices = dataset.repeat_indices[:8]
     if wrapper == 'of torch':
         dataset = OfTorch(samples)
+    if wrapper == 'of batches':
+        dataset = OfBatches(samples)
     if wrapper == 'subset':
         dataset = Subset(OfTorch(samples + 1), range(1, samples + 1))
     if wrapper == "subset of mmengine's":
@@ -745,9 +754,10 @@ def train_by_epochs(
     ('wrapper', 'kind'),
     [(None, DefaultSampler), ('ClassBalancedDataset', DefaultSampler), ('buckets', DefaultSampler),
      ('num_batch_per_epoch', DefaultSampler), (None, OwnSampler), ('of torch', DefaultSampler),
-     ('subset', DefaultSampler), ("subset of mmengine's", DefaultSampler)],
+     ('of batches', DefaultSampler), ('subset', DefaultSampler),
+     ("subset of mmengine's", DefaultSampler)],
     ids=['plain', 'ClassBalancedDataset', 'buckets', 'num_batch_per_epoch', 'own sampler', 'torch',
-         'subset', "subset of mmengine's"],
+         'batches', 'subset', "subset of mmengine's"],
 )  # fmt: skip
 @pytest.mark.parametrize('at', [2, 4, 5])
 def test_a_run_by_epochs_goes_on_inside_of_one(at, wrapper, kind, tmp_path):
