@@ -245,4 +245,4 @@ def _strategy(cfg: Config) -> str:
 def _is_whole(path: Path) -> bool:
     """Whether the zip archives of a checkpoint are complete; a DeepSpeed folder has several."""
     files = find(path, '*.pt') if path.is_dir() else [path]
-    return bool(files) and all(file.exists() and zipfile.is_zipfile(file) for file in files)
+    return bool(files) and all(map(zipfile.is_zipfile, files))

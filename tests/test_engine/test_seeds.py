@@ -2,13 +2,14 @@
 
 import pickle
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 
-from mmswinv2.engine.seeds import SeededIndex, SeededInfo, SeededSampler
+from mmswinv2.engine.seeds import SeededIndex, SeededInfo, SeededSampler, seed_samples
 
 
 def sampler(kind, rank, world_size, **kwargs):
@@ -44,7 +45,8 @@ def test_epochs_differ_and_repeat():
     for epoch in (0, 1, 0):
         seeded.set_epoch(epoch)
         epochs.append(list(map(tuple, first(seeded, 10))))
-    assert epochs[0] == epochs[2] != epochs[1]
+    assert epochs[0] == epochs[2]
+    assert not {seed for _, seed in epochs[0]} & {seed for _, seed in epochs[1]}
     assert len(seeded) == 10
 
 
@@ -65,6 +67,15 @@ def test_seeded_indices_survive_workers_and_wrappers():
     assert (index, index.seed) == (5, (9, 9))
     for moved in (index - 3, index % 3):
         assert (moved, moved.seed) == (2, (9, 9))
+
+
+def test_wrappers_of_wrappers_keep_the_seed_of_an_index():
+    balanced = SimpleNamespace(repeat_indices=[4, 4, 7])  # as ClassBalancedDataset has them
+    drawing = SimpleNamespace(sampler=sampler(DefaultSampler, 0, 1))
+    joined = SimpleNamespace(datasets=[balanced])
+    seed_samples(SimpleNamespace(dataset=joined, batch_sampler=drawing), 7)
+    index = balanced.repeat_indices[SeededIndex(2, (9,))]
+    assert (index, index.seed) == (7, (9,)) and type(balanced.repeat_indices[2]) is int
 
 
 def test_a_sample_is_seeded():

@@ -13,7 +13,7 @@ from mmswinv2.errors import UserError
 from tests.test_engine.test_storage import save
 
 
-def test_last_good_checkpoint(tmp_path):
+def test_last_good_checkpoint(tmp_path, log):
     assert last_good_checkpoint(tmp_path) is None
     for i, name in enumerate(['epoch_1.pth', 'epoch_2.pth', 'epoch_3.pth']):
         save(tmp_path / name)
@@ -22,9 +22,14 @@ def test_last_good_checkpoint(tmp_path):
     assert last_good_checkpoint(tmp_path).name == 'epoch_3.pth'
     whole = (tmp_path / 'epoch_3.pth').read_bytes()
     (tmp_path / 'epoch_3.pth').write_bytes(whole[:-50])
+    (tmp_path / 'last_checkpoint').write_text('epoch_3.pth')
     assert last_good_checkpoint(tmp_path).name == 'epoch_2.pth'
+    assert 'epoch_3.pth is missing or cut short; trying an older one' in log()
     (tmp_path / 'last_checkpoint').write_text('/gone/with/the/old/disk/epoch_1.pth')
     assert last_good_checkpoint(tmp_path).name == 'epoch_1.pth'
+    (tmp_path / 'iter_7.pth').mkdir()  # of DeepSpeed, which was killed before it wrote into it
+    (tmp_path / 'last_checkpoint').write_text('iter_7.pth')
+    assert last_good_checkpoint(tmp_path).name == 'epoch_2.pth'
 
 
 @pytest.mark.parametrize('other', [{'meta': 5}, {'log': partial(print)}], ids=['meta', 'code'])
@@ -72,6 +77,9 @@ def test_a_file_to_resume_from_that_is_not_there(tmp_path):
     for name in ('iter_2.pth', 'latest'):
         with pytest.raises(UserError, match=f'--resume: {name} does not .* work dir.*iter_2.pth'):
             set_resume(Config(dict(work_dir=str(tmp_path))), name)
+    for name in (str(tmp_path / 'iter_2.pth'), 'https://example.org/iter_2.pth'):
+        set_resume(cfg := Config(dict(work_dir=str(tmp_path))), name)
+        assert cfg.resume is True and cfg.load_from == name
 
 
 NOTES = {

@@ -85,7 +85,14 @@ MAPS = dict(type='mmseg.LoadAnnotations')
 
 
 @pytest.mark.parametrize(
-    'steps', [[RESIZE, LABELS], [FLIP, LABELS], [FLIP, MAPS], [FLIP, RESIZE, MAPS]]
+    'steps',
+    [
+        [RESIZE, dict(LABELS, with_mask=False)],
+        [RESIZE, dict(LABELS, with_bbox=False)],
+        [FLIP, LABELS],
+        [FLIP, MAPS],
+        [FLIP, RESIZE, MAPS],
+    ],
 )
 def test_annotations_are_loaded_before_pixels_are_moved(steps):
     with pytest.raises(UserError, match=r'LoadAnnotations stands after (Resize|RandomFlip) in'):
@@ -93,10 +100,13 @@ def test_annotations_are_loaded_before_pixels_are_moved(steps):
 
 
 def test_a_training_needs_annotations():
-    with pytest.raises(UserError, match=r'loads no annotations \(LoadImageFromNDArray, PackDet'):
-        hosts.check_dataset(images(LOAD, PACK), 'train_dataloader')
+    for pack in (PACK, dict(type='mmseg.PackSegInputs')):
+        with pytest.raises(UserError, match=r'loads no annotations \(LoadImageFromNDArray, Pack'):
+            hosts.check_dataset(images(LOAD, pack), 'train_dataloader')
     hosts.check_dataset(images(LOAD, PACK), 'test_dataloader')
-    hosts.check_dataset(images(LOAD, dict(type='mmswinv2.NeedsNumber'), PACK), 'train_dataloader')
+    # by a step of a user's own, in the samples already, or for a model of another kind
+    for steps in ([LOAD, dict(type='mmswinv2.NeedsNumber'), PACK], [PACK], [LOAD]):
+        hosts.check_dataset(images(*steps), 'train_dataloader')
 
 
 @pytest.mark.parametrize(
@@ -135,7 +145,8 @@ TWICE = {  # case: (of the step, of the model, whether both subtract a mean)
 @pytest.mark.parametrize('step, model, twice', TWICE.values(), ids=TWICE)
 def test_images_are_normalized_once(step, model, twice, where):
     """Pipelines of mmdet 2 and mmseg 0 did it, and later models do."""
-    steps = [LOAD, LABELS, dict(type='mmcv.Normalize', **step), PACK]
+    steps = [LOAD, LABELS, dict(RESIZE, type='mmcv.Resize'), dict(type='mmcv.Normalize', **step)]
+    steps.append(PACK)
     model = Model(ImgDataPreprocessor(**model))
     words = f'{where}: images are normalized twice, by Normalize in the pipeline and by data_pre'
     with pytest.raises(UserError, match=words) if twice else nullcontext():

@@ -146,14 +146,12 @@ def damaged(ade, tmp_path):
     return shutil.copytree(ade, tmp_path / 'ade')
 
 
-@pytest.mark.parametrize('workers', [0, 1])
-def test_labels_beyond_the_classes(train, damaged, tmp_path, workers):
+def test_labels_beyond_the_classes(train, damaged, tmp_path):
     for path in (damaged / 'annotations/training').iterdir():
         labels = np.array(Image.open(path))
         labels[0] = 151
         Image.fromarray(labels).save(path)
-    options = [f'train_dataloader.num_workers={workers}']
-    options += ['train_dataloader.persistent_workers=False']
+    options = ['train_dataloader.num_workers=1']  # whose error goes through another process
     run = train(tmp_path / 'w', config=ADE, data_root=damaged, options=options)
     said = sentence(run)
     assert f'the label map {damaged}/annotations/training/ADE_' in said and 'label 151' in said

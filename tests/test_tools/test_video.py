@@ -58,11 +58,10 @@ def spoil(clips, folder, split):
     return copy
 
 
-@pytest.mark.parametrize('workers', [0, 1])
-def test_an_unreadable_clip_does_not_end_training(train, clips, tmp_path, workers):
+def test_an_unreadable_clip_does_not_end_training(train, clips, tmp_path):
     copy = spoil(clips, tmp_path, 'train')
     (copy / 'motion_train_list_videos.txt').write_text('00000.mp4 0\n00001.mp4 1\n')
-    options = [*SMALL, f'train_dataloader.num_workers={workers}']
+    options = [*SMALL, 'train_dataloader.num_workers=1']
     run = train(tmp_path / 'w', config=MOTION, data_root=copy, options=options, iters=3)
     assert run.returncode == 0 and 'Iter(train) [3/3]' in run.stdout, run.stderr
     assert f'cannot read the video {copy}/videos_train/00001.mp4: ' in run.stdout + run.stderr
