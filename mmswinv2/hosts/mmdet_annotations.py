@@ -3,6 +3,7 @@
 import functools
 import io
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -103,7 +104,18 @@ def _measure_masks(path: str) -> None:
 
 def _check_lists() -> None:
     """The list of images that any data set of mmdet makes."""
-    from mmdet.datasets import BaseDetDataset, LVISV05Dataset
+    from mmdet.datasets import BaseDetDataset, CrowdHumanDataset, LVISV05Dataset, OpenImagesDataset
+
+    # without train or val in the name of a list there is no file to keep sizes of images in
+    CrowdHumanDataset.extra_ann_file = ''
+
+    @replace(OpenImagesDataset, 'load_data_list')
+    def load_data_list(original: Any, self: Any) -> list[dict]:
+        images = original(self)
+        # with a single box the last image has the path of the one before
+        name = f'{images[-1]["img_id"]}.jpg'
+        images[-1]['img_path'] = os.path.join(self.data_prefix['img'], name)
+        return images
 
     @replace(BaseDetDataset, '__init__')
     def init(original: Any, self: Any, *args: Any, **options: Any) -> None:
@@ -233,7 +245,7 @@ def _load_checked(dataset: Any) -> list[dict]:
     del dataset.load_data_list  # that of the class is called
     try:
         images = dataset.load_data_list()
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, AssertionError) as error:
         if isinstance(error, UserError):
             raise
         if error.args == ('img',) and 'img' not in dataset.data_prefix:
