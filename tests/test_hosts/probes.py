@@ -492,6 +492,17 @@ def coordinates():
     return float(found[-1, 0]) != 4 * 335 - 16
 
 
+@probe('CrowdHumanMetric scores images without a person, and a model that finds nothing', 'mmdet')
+def images_without_persons():
+    from mmdet.evaluation.metrics.crowdhuman_metric import Image
+
+    try:
+        Image(0).load(dict(gtboxes=[]), 'box', None, ['background', 'person'], True)
+    except ValueError:
+        return True
+    return False
+
+
 @probe('Reading a hierarchy of classes of Open Images runs no code from it', 'mmdet')
 def hierarchy():
     from mmdet.datasets.openimages import OpenImagesChallengeDataset
