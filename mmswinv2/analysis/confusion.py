@@ -124,11 +124,13 @@ def analyse_maps(dataset: Any, folder: Path, ignore: int, max_examples: int) -> 
         raise UserError(f'{folder} is no folder of label maps, as --predict writes for a segmentor')
     names = [str(name) for name in dataset.metainfo['classes']]
     check_map_names(dataset, 'test_dataloader')
-    total = np.zeros((len(names), len(names)), np.int64)
+    number = len(names)
+    total = np.zeros((number, number + 1), np.int64)  # the last column: none of the classes
     rated = []
     for i in range(len(dataset)):
         truth, found, info = _load_maps(dataset, i, folder)
-        counts = confusion(truth[truth != ignore], found[truth != ignore], len(names))
+        found = np.minimum(found, number)  # a head may have more classes than the data set
+        counts = confusion(truth[truth != ignore], found[truth != ignore], number + 1)[:number]
         total += counts
         if counts.sum():
             rated.append((np.trace(counts) / counts.sum(), i, info['img_path']))
@@ -136,13 +138,14 @@ def analyse_maps(dataset: Any, folder: Path, ignore: int, max_examples: int) -> 
         raise UserError(f'{folder}: no pixel of the data set has a class')
     rated.sort()
     rows = _pixel_scores(names, total)
+    shown = number + bool(total[:, -1].any())
     ious = [row[2] for row in rows if isinstance(row[2], float)]
     head = ['class', 'share of pixels', 'IoU', 'accuracy (recall)', 'precision']
     return Findings(
         f'{len(rated)} pictures: mIoU {np.mean(ious):.1%}, '
         f'{np.trace(total) / total.sum():.1%} of the pixels right',
         Table(head, rows, (1, 2, 3, 4)),
-        Matrix(names, names, total),
+        Matrix(names, [*names, 'other'][:shown], total[:, :shown]),
         [_segmentor_example(dataset, i, folder, share) for share, i, _ in rated[:max_examples]],
         colors=[
             (n, f'#{r:02x}{g:02x}{b:02x}')
@@ -153,7 +156,8 @@ def analyse_maps(dataset: Any, folder: Path, ignore: int, max_examples: int) -> 
 
 def _pixel_scores(names: Sequence[str], counts: np.ndarray) -> list[list[str | float | None]]:
     """Name, share of pixels, IoU, recall and precision of classes, from their confusion matrix."""
-    pixels = zip(names, counts.diagonal(), counts.sum(1), counts.sum(0), strict=True)
+    taken = counts.sum(0)[: len(names)]
+    pixels = zip(names, counts.diagonal(), counts.sum(1), taken, strict=True)
     return [
         [
             name,

@@ -44,13 +44,13 @@ class Matrix:
         return self.counts / np.maximum(self.counts.sum(1, keepdims=True), 1)
 
     def confusions(self, max_rows: int = 10) -> list[tuple[str, str, int, float]]:
-        """The most frequent mistakes: truth, prediction, count, share of the truth."""
+        """The most frequent mistakes: truth, prediction, count, share of the row."""
         shares = self.shares()
         wrong = [
             (row, column, int(self.counts[i, j]), float(shares[i, j]))
             for i, row in enumerate(self.rows)
             for j, column in enumerate(self.columns)
-            if row != column and self.counts[i, j]
+            if i != j and self.counts[i, j]  # two classes may share a name
         ]
         return sorted(wrong, key=lambda mistake: -mistake[2])[:max_rows]
 

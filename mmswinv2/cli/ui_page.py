@@ -183,10 +183,12 @@ class Page:
         """The five best classes of a classifier, among all or the given ones."""
         scores = result.pred_score
         known = [(float(scores[i]), i) for i in classes or range(len(scores)) if i < len(scores)]
-        return {
-            self.classes[i] if i < len(self.classes) else f'class {i}': score
-            for score, i in sorted(known, reverse=True)[:5]
-        }
+
+        def name(i: int) -> str:
+            own = self.classes[i] if i < len(self.classes) else f'class {i}'
+            return own if self.classes.count(own) < 2 else f'{own} ({i})'  # as of two cranes
+
+        return {name(i): score for score, i in sorted(known, reverse=True)[:5]}
 
     def _boxes(self, writer: ResultWriter) -> str:
         """A table with a row for each box, highest score first."""

@@ -54,6 +54,8 @@ def name_unreadable_images() -> None:
         decode: Any, content: bytes, flag: Any = 'color', channel_order: str = 'bgr',
         backend: str | None = None,
     ) -> Any:  # fmt: skip
+        if not len(content):  # an array has no truth
+            raise OSError('the file is empty')
         used, form = backend or mmcv_io.imread_backend, bytes(content[:12])
         ignored = form[8:] == b'WEBP' or form[4:] in (b'ftypavif', b'ftypavis')
         if not ignored or used != 'cv2' or flag not in ('color', 'grayscale'):

@@ -24,7 +24,7 @@ def _load_checked(dataset: Any) -> list[dict]:
     del dataset.load_data_list  # that of the class is called
     try:
         images = dataset.load_data_list()
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, AssertionError) as error:
         if isinstance(error, UserError):
             raise
         if error.args == ('img',) and 'img' not in dataset.data_prefix:

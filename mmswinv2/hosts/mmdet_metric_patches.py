@@ -195,6 +195,21 @@ def score_with_new_numpy() -> None:
     restore_numpy_names('lvis.eval', 'mmdet.evaluation.functional.ytviseval')
 
 
+@patch('mmdet', '>=3')
+def score_images_without_persons() -> None:
+    """CrowdHumanMetric scores images without a person, and a model that finds nothing."""
+    from mmdet.evaluation.metrics import crowdhuman_metric
+
+    @replace(crowdhuman_metric.Image, 'load_gt_boxes')
+    def load_gt_boxes(original: Any, self: Any, record: dict, *args: Any) -> tuple:
+        none = np.empty((0, 5)), np.empty((0, 5))
+        return original(record, *args) if record['gtboxes'] else none
+
+    @replace(crowdhuman_metric.CrowdHumanMetric, 'eval_mr')
+    def eval_mr(original: Any, self: Any, scores: list, *args: Any) -> float:
+        return original(self, scores, *args) if scores else 1.0
+
+
 @patch('mmdet', '>=3.1')
 def count_every_pixel() -> None:
     """All pixels of a large image count in the mIoU of SemSegMetric."""

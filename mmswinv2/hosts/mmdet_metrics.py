@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
+from ..files import refuse_shared
 from ..log import warn
 from .configs import as_list, class_names, inner_datasets, steps_in
 from .pipelines import has_own_steps
@@ -33,6 +34,8 @@ def check_metric(metric: Any, dataset: Any, where: str) -> None:
         for inner in inner_datasets(dataset):
             if hasattr(inner, 'pipeline') and not has_own_steps(inner):
                 check_loaded_boxes(inner, type(metric).__name__, where)
+    if 'CocoPanopticMetric' in kinds:
+        _check_names_of_maps(metric, dataset, where)
     if (lvis := getattr(metric, '_lvis_api', None)) is not None:
         keep_loaded_images(lvis, infos_by_id(dataset, metric, where), where)
     if kinds.isdisjoint(COCO_METRICS) or hasattr(metric, '_lvis_api'):
@@ -56,6 +59,32 @@ def check_metric(metric: Any, dataset: Any, where: str) -> None:
     if infos and hasattr(annotations, 'path'):
         check_same_images(infos, annotations, where)
         check_scored(metric, infos, annotations, dataset.metainfo['classes'], where)
+
+
+def _check_names_of_maps(metric: Any, dataset: Any, where: str) -> None:
+    """Raise `UserError` if CocoPanopticMetric would take the map of another image, or find none.
+
+    It writes and reads maps by the names of images, without their folders.
+    """
+    if not hasattr(dataset, 'get_data_info'):
+        return
+    infos = [dataset.get_data_info(i) for i in range(len(dataset))]
+    images = [info.get('img_path', '') for info in infos]
+    names = [os.path.basename(path).replace('.jpg', '.png') for path in images]
+    refuse_shared(where, zip(images, names, strict=True))
+    folder = metric.seg_prefix or ''
+    if metric.tmp_dir is None:  # with outfile_prefix
+        folder = os.path.dirname(infos[0].get('seg_map_path') or '')
+        if metric.format_only or metric._coco_api is not None:
+            return  # no maps, or by the names in the annotations
+    if '://' in folder or not all(images):
+        return
+    for image, name in zip(images, names, strict=True):
+        if not os.path.isfile(path := os.path.join(folder, name)):
+            raise UserError(
+                f'{where}: CocoPanopticMetric looks for the map of {image} at {path}, where there '
+                'is none; set seg_prefix to the folder of the maps, with none in a folder below'
+            )
 
 
 def _check_instances(dataset: Any, where: str) -> None:

@@ -80,6 +80,8 @@ class MMPretrain(Host):
         num_classes = getattr(head, 'num_classes', None)
         if num_classes is None or not hasattr(dataset, 'get_gt_labels'):
             return False
+        if hasattr(model, 'prototype') and where != 'train_dataloader':
+            return True  # a retriever, whose labels are then numbers of the images that it searches
         check_image_labels(dataset, num_classes, where)
         of_host = package_of(head) == self.name  # users' may do what they like
         takes_vector = of_host and type(head).__name__.endswith(_VECTOR_HEADS)

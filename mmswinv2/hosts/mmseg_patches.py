@@ -32,19 +32,27 @@ def find_endings_in_capitals() -> None:
             self.img_suffix = ending
 
 
-@patch('mmseg', '<1.3')
-def draw_on_copies() -> None:
-    """Names of classes can be written on images that are views on their memory.
+@patch('mmseg', '>=1')
+def draw_label_maps() -> None:
+    """Label maps are drawn on any image, whose pixels of no class keep their color.
 
-    OpenCV refuses such views, and mmseg's own browse_dataset.py creates them.
+    OpenCV refuses images that are views on their memory, as mmseg's own browse_dataset.py has them.
     """
     from mmseg.visualization import SegLocalVisualizer
 
     @replace(SegLocalVisualizer, '_draw_sem_seg')
-    def draw_on_copy(
-        draw: Any, self: Any, image: np.ndarray, *args: Any, **kwargs: Any
-    ) -> np.ndarray:
-        return draw(self, np.ascontiguousarray(image), *args, **kwargs)
+    def draw(
+        original: Any, self: Any, image: np.ndarray, sem_seg: Any, classes: Any, *args: Any,
+        **kwargs: Any,
+    ) -> np.ndarray:  # fmt: skip
+        image = np.ascontiguousarray(image)
+        drawn = original(self, image, sem_seg, classes, *args, **kwargs)
+        # mmseg blends them with black; names that stand on them stay
+        black = (drawn == (image * (1 - self.alpha)).astype(np.uint8)).all(-1)
+        none = sem_seg.cpu().data[0].numpy() >= len(classes)
+        drawn = np.where((none & black)[..., None], image, drawn)
+        self.set_image(drawn)
+        return drawn
 
 
 @patch('mmseg', '>=1.2')

@@ -506,6 +506,7 @@ def test_segmentor(shapes, browser, tmp_path):
         truth = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         labels = truth.copy()
         labels[: 5 * i] = 6 - labels[: 5 * i]  # makes the last picture the worst
+        labels[9, :9] = 7  # no class of the data set, as of a head that has more
         cv2.imwrite(str(maps / path.name), labels)
         pair = map(torch.from_numpy, (labels, truth))
         areas.append(IoUMetric.intersect_and_union(*pair, 7, 255))
@@ -516,6 +517,7 @@ def test_segmentor(shapes, browser, tmp_path):
     for iou, recall in zip(theirs['IoU'], theirs['Acc'], strict=True):
         assert f'{iou:.3f} {recall:.3f}' in text
     assert f'mIoU {100 * np.mean(theirs["IoU"]):.1f}%' in text
+    assert f'{theirs["aAcc"]:.1%} of the pixels right' in text and 'gradient other' in text
     page = look(browser, out, 390)
     assert page.locator('.example .name').first.inner_text().endswith('000000000004.jpg')
     check_contrast(page)
@@ -618,6 +620,12 @@ def test_labels_among_the_five_highest_scores(digits):
 def test_scores_that_are_no_numbers_have_no_label_among_the_best():
     found = analyse_scores([0, 8], [[np.nan] * 9, [*[np.nan] * 5, 0.1, 0.2, 0.3, 0.4]], 0)
     assert ', 0.0% among the best 5' in found.words
+
+
+def test_classes_of_one_name_are_confused():
+    """ImageNet has the bird and the machine."""
+    found = analyse_scores([0, 1], [[0.9, 0.1], [0.8, 0.2]], 0, classes=('crane', 'crane'))
+    assert found.matrix.confusions() == [('crane', 'crane', 1, 1.0)]
 
 
 def test_samples_without_a_label_are_left_out():

@@ -13,10 +13,12 @@ import urllib.request
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
 from PIL import Image
 
@@ -41,6 +43,14 @@ def page_of(weights, tmp_path_factory):
         return Page(predictor, tmp_path_factory.mktemp('page'), max_frames=3)
 
     return make
+
+
+def test_classes_of_one_name_have_scores_of_their_own():
+    page = Page.__new__(Page)
+    page.classes = ['crane', 'dog', 'crane']
+    result = SimpleNamespace(pred_score=torch.tensor([0.5, 0.1, 0.3, 0.2]))
+    scores = {name: round(score, 3) for name, score in page._scores(result, ()).items()}
+    assert scores == {'crane (0)': 0.5, 'crane (2)': 0.3, 'class 3': 0.2, 'dog': 0.1}
 
 
 def test_classes_of_a_detector(page_of, photos):

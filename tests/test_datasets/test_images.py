@@ -180,7 +180,7 @@ REFUSED = [
 ]  # fmt: skip
 # Files that no decoder reads
 BROKEN = [
-    ('none.png', raw(b''), BOTH, 'color', 'fetch it again'),
+    ('none.png', raw(b''), BOTH, 'color', 'the file is empty; fetch it again'),
     ('half.png', raw(b'\x89PNG\r\n\x1a\n'), BOTH, 'color', 'fetch it again'),
     ('half.tif', raw(b'II*\0\x08'), (*BOTH, 'tifffile'), 'color', 'fetch it again'),
     ('text.jpg', raw(b'<html>404</html>'), BOTH, 'color', 'fetch it again'),

@@ -492,6 +492,17 @@ def coordinates():
     return float(found[-1, 0]) != 4 * 335 - 16
 
 
+@probe('CrowdHumanMetric scores images without a person, and a model that finds nothing', 'mmdet')
+def images_without_persons():
+    from mmdet.evaluation.metrics.crowdhuman_metric import Image
+
+    try:
+        Image(0).load(dict(gtboxes=[]), 'box', None, ['background', 'person'], True)
+    except ValueError:
+        return True
+    return False
+
+
 @probe('Reading a hierarchy of classes of Open Images runs no code from it', 'mmdet')
 def hierarchy():
     from mmdet.datasets.openimages import OpenImagesChallengeDataset
@@ -622,14 +633,14 @@ def pixels_listed():
     return peak > 8 * mask.size
 
 
-@probe('Names of classes can be written on images that are views on their memory', 'mmseg')
-def views():
+@probe('Label maps are drawn on any image, whose pixels of no class keep their color', 'mmseg')
+def label_maps():
     from mmengine.structures import PixelData
     from mmseg.visualization import SegLocalVisualizer
 
-    image = np.zeros((3, 16, 16), np.uint8).transpose(1, 2, 0)[..., [2, 1, 0]]
-    labels = PixelData(data=torch.zeros(1, 16, 16, dtype=torch.long))
-    SegLocalVisualizer()._draw_sem_seg(image, labels, ['a'], [(0, 0, 9)])
+    image = np.full((3, 16, 16), 200, np.uint8).transpose(1, 2, 0)[..., [2, 1, 0]]
+    labels = PixelData(data=torch.full((1, 16, 16), 255))
+    return SegLocalVisualizer()._draw_sem_seg(image, labels, ['a'], [(0, 0, 9)]).max() < 200
 
 
 @probe(

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import warnings
 from typing import ClassVar
 
 import cv2
@@ -153,6 +154,70 @@ def test_objects_of_the_challenge_of_open_images_are_scored(tmp_path):
     metric.dataset_meta = data.metainfo
     metric.process({}, [data[0] | dict(pred_instances=found)])
     assert metric.evaluate(1)['openimages/AP50'] == pytest.approx(2 / 3, abs=1e-3)
+
+
+def open_images(folder, rows, sizes=(('a', (80, 100)), ('b', (80, 100)))):
+    """Car and dog on images a and b, in the CSV files of Open Images."""
+    hosts.of(dict(default_scope='mmdet')).apply()
+    from mmdet.datasets import OpenImagesDataset
+
+    (folder / 'labels.csv').write_text('/m/c,Car\n/m/d,Dog\n')
+    (folder / 'boxes.csv').write_text('\n'.join(['ImageID,Source,...', *rows]))
+    (folder / 'tree.json').write_text('{"LabelName": "/m/all"}')
+    shapes = [dict(filename=f'{name}.jpg', ori_shape=(*size, 3)) for name, size in sizes]
+    mmengine.dump(shapes, folder / 'sizes.pkl')
+    return OpenImagesDataset(
+        ann_file='boxes.csv', data_root=str(folder), data_prefix=dict(img='img'), pipeline=[],
+        label_file='labels.csv', hierarchy_file='tree.json', meta_file='sizes.pkl',
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize('last', [1, 2])
+def test_boxes_of_open_images_are_on_their_image(last, tmp_path):
+    """XMin, XMax, YMin, YMax in shares; the last image has one box or two."""
+    rows = ['a,x,/m/d,1,.1,.5,.2,.6,0,0,0,0,0', *['b,x,/m/c,1,0,.5,0,.5,0,0,0,0,0'] * last]
+    data = open_images(tmp_path, rows)
+    found = [(info['img_path'], [o['bbox'] for o in info['instances']]) for info in data]
+    first = f'{tmp_path}/img/a.jpg', [pytest.approx([10, 16, 50, 48])]
+    assert found == [first, (f'{tmp_path}/img/b.jpg', [[0, 0, 50, 40]] * last)]
+    with pytest.raises(UserError, match=r'boxes.csv is no file for OpenImagesDataset \(Assertion'):
+        open_images(tmp_path, rows, [('a', (80, 100))])
+
+
+@pytest.mark.parametrize('name', ['annotation_val.odgt', 'people.odgt'])
+def test_lists_of_crowd_human(name, tmp_path):
+    """A person, one to ignore and no person; then an image without persons."""
+    hosts.of(dict(default_scope='mmdet')).apply()
+    from mmdet.datasets import CrowdHumanDataset
+    from mmdet.evaluation import CrowdHumanMetric
+
+    people = [
+        dict(tag=tag, fbox=box, hbox=[9, 9, 9, 9], vbox=box, extra=dict(ignore=ignore))
+        for tag, box, ignore in (
+            ('person', [-5, 10, 40, 60], 0), ('person', [50, 10, 30, 60], 1),
+            ('mask', [70, 10, 25, 25], 0),
+        )
+    ]  # fmt: skip
+    entries = [dict(ID='1', gtboxes=people), dict(ID='2', gtboxes=[])]
+    (tmp_path / name).write_text('\n'.join(map(json.dumps, entries)))
+    for number in (1, 2):
+        (tmp_path / f'{number}.jpg').write_bytes(png(np.zeros((80, 100, 3), np.uint8)))
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', UserWarning)  # that no file has the sizes
+        data = CrowdHumanDataset(str(tmp_path), name, data_prefix=dict(img=''), test_mode=True)
+    found = [[(o['bbox'], o['ignore_flag']) for o in info['instances']] for info in data]
+    boxes = [([-5, 10, 35, 70], 0), ([50, 10, 80, 70], 1), ([70, 10, 95, 35], 1)]
+    assert found == [boxes, []] and (data[0]['height'], data[0]['width']) == (80, 100)
+    for right in (True, False):
+        metric = CrowdHumanMetric(f'{tmp_path}/{name}', ['AP', 'MR'])
+        for info in data:
+            own = [o['bbox'] for o in info['instances'] if right and not o['ignore_flag']]
+            boxes = torch.tensor(own).view(-1, 4).float()
+            found = InstanceData(bboxes=boxes, scores=torch.ones(len(own)))
+            sample = dict(img_id=info['img_id'], ori_shape=(80, 100), pred_instances=found)
+            metric.process({}, [sample])
+        with np.errstate(divide='ignore'):
+            assert metric.evaluate(2)['crowd_human/mMR'] == 1 - right
 
 
 def of_list(folder, content, **settings):

@@ -551,6 +551,36 @@ def test_pixels_that_are_ignored_do_not_count_in_scores(ignored):
     assert metric.evaluate(1)['mIoU'] == 100
 
 
+@pytest.mark.parametrize(
+    ('names', 'files', 'words'),
+    [
+        (('1.jpg', '2.jpg'), None, None),
+        (('a/1.jpg', 'b/2.jpg'), None, 'the map of img/a/1.jpg at maps/1.png, where there is none'),
+        (('a/1.jpg', 'b/2.jpg'), 'found', 'the map of img/b/2.jpg at maps/a/2.png, where'),
+        (('a/1.jpg', 'b/1.jpg'), 'found', "'img/a/1.jpg' and 'img/b/1.jpg' would both have"),
+    ],
+)
+def test_panoptic_maps_go_by_the_names_of_images(folder, names, files, words):
+    pytest.importorskip('panopticapi')
+    from mmdet.evaluation.metrics import CocoPanopticMetric
+
+    infos = []
+    for name in names:
+        path = Path('maps', name).with_suffix('.png')
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        infos.append(dict(img_path=f'img/{name}', seg_map_path=str(path)))
+    metric = CocoPanopticMetric(seg_prefix='maps', outfile_prefix=files)
+
+    class Data(list):
+        def get_data_info(self, index):
+            return self[index]
+
+    with nullcontext() if words is None else pytest.raises(UserError, match=words):
+        evaluator = SimpleNamespace(metrics=[metric])
+        hosts.check_evaluator(evaluator, Data(infos), 'val_evaluator')
+
+
 @pytest.mark.parametrize('files', [None, 'found'])
 def test_panoptic_scores_of_classes_go_by_their_names(folder, log, files):
     pytest.importorskip('panopticapi')

@@ -73,6 +73,15 @@ def test_pictures_are_those_that_hosts_draw(tmp_path):
         assert (drawn == wanted).all()
 
 
+def test_pixels_of_no_class_keep_their_color(tmp_path):
+    ours, sample = writer(tmp_path), label_map()
+    sample.pred_sem_seg.data = torch.full((1, 640, 640), 255)
+    sample.pred_sem_seg.data[:, 300:, 300:] = 1
+    drawn = ours.add(Item('a', 'a.png', FRAME), sample)
+    assert (drawn[:300] == FRAME[:300]).all() and (drawn[:, :300] == FRAME[:, :300]).all()
+    assert (drawn[300:, 300:] != FRAME[300:, 300:]).any(-1).all()
+
+
 def two_masks():
     from mmdet.structures import DetDataSample
 

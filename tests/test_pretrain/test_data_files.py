@@ -204,3 +204,22 @@ def test_one_hot_labels_of_an_unknown_number():
         hosts.check_dataset(dataset, 'train_dataloader', model)
     info['gt_score'] = [0.5, 0.5, 0.0]  # soft labels need no number
     hosts.check_dataset(dataset, 'train_dataloader', model)
+
+
+@pytest.mark.parametrize('where', ['train_dataloader', 'val_dataloader'])
+def test_labels_of_queries_are_numbers_of_the_images_that_are_searched(where, tmp_path):
+    hosts.of(dict(default_scope='mmpretrain')).apply()
+    from mmpretrain.datasets import InShop
+
+    (tmp_path / 'Eval').mkdir()
+    parts = ['train', 'query', *['gallery'] * 3]
+    lines = [f'{i}.jpg id_1 {part}' for i, part in enumerate(parts)]
+    text = '\n'.join(['5', 'image_name item_id evaluation_status', *lines])
+    (tmp_path / 'Eval/list_eval_partition.txt').write_text(text)
+    queries = InShop(str(tmp_path), split='query', pipeline=[])
+    assert queries.get_data_info(0)['gt_label'] == [0, 1, 2]
+    head = dict(type='mmpretrain.ArcFaceClsHead', num_classes=2, in_channels=4)
+    model = SimpleNamespace(head=MODELS.build(head), prototype='gallery.pth')
+    refused = where == 'train_dataloader'  # with them, numbers are classes
+    with pytest.raises(UserError, match='label 2 of .*1.jpg') if refused else nullcontext():
+        hosts.check_dataset(queries, where, model)
