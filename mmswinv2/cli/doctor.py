@@ -7,36 +7,20 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from ..options import ArgumentParser
-from .cuda import check_driver, check_nvcc
-from .installation import (
-    ABSENT,
-    BROKEN,
-    NOTE,
-    OK,
-    Finding,
-    check_attention,
-    check_decoders,
-    check_hosts,
-    check_operators,
-    check_pins,
-    check_self,
-    check_torch,
-    check_triton,
-    is_development,
-)
+from . import cuda, installation
+from .installation import ABSENT, BROKEN, NOTE, OK, Finding
 
 CHECKS: tuple[Callable[[], Iterable[Finding]], ...] = (
-    check_self,
-    check_torch,
-    check_driver,
-    check_nvcc,
-    check_decoders,  # before mmcv, which imports OpenCV
-    check_hosts,
-    check_operators,
-    check_triton,
-    check_attention,
+    installation.check_self,
+    installation.check_torch,
+    cuda.check_driver,
+    cuda.check_nvcc,
+    installation.check_decoders,  # before mmcv, which imports OpenCV
+    installation.check_hosts,
+    installation.check_operators,
+    installation.check_triton,
+    installation.check_attention,
 )
-
 _COLORS = {OK: '32', NOTE: '33', ABSENT: '2', BROKEN: '1;31'}  # as terminals number them
 
 
@@ -47,15 +31,15 @@ def examine(development: bool | None = None) -> Iterator[Finding]:
         development: whether to check the pins of a checkout too; ``None``: only in an environment
             that `make install` made.
     """
-    wanted = is_development() if development is None else development
+    wanted = installation.is_development() if development is None else development
     logging.disable(logging.WARNING)  # packages log warnings while they are imported
     try:
-        for check in (*CHECKS, *((check_pins,) if wanted else ())):
+        for check in (*CHECKS, *((installation.check_pins,) if wanted else ())):
             missing = False  # what all further checks need; else they name wrong causes
             for finding in check():
                 yield finding
                 missing |= finding.state == BROKEN and finding.name.startswith('images')
-            if missing or (check is check_torch and 'torch' not in sys.modules):
+            if missing or (check is installation.check_torch and 'torch' not in sys.modules):
                 return
     finally:
         logging.disable(logging.NOTSET)
