@@ -112,6 +112,12 @@ def _check_lists() -> None:
     # without train or val in the name of a list there is no file to keep sizes of images in
     CrowdHumanDataset.extra_ann_file = ''
 
+    @replace(CrowdHumanDataset, 'parse_data_info')
+    def parse_entry(original: Any, self: Any, entry: dict) -> dict:
+        if entry['ID'] not in self.extra_anns:  # the file of sizes is of another list
+            self.extra_ann_exist = False
+        return original(self, entry)
+
     @replace(OpenImagesDataset, 'load_data_list')
     def load_data_list(original: Any, self: Any) -> list[dict]:
         images = original(self)

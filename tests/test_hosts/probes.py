@@ -679,6 +679,21 @@ def mean_of_videos():
         return acc_metric.mmit_mean_average_precision(scores, labels) != 1
 
 
+@probe(
+    'AVAMetric leaves out excluded frames, and counts classes that are never predicted, with 0',
+    'mmaction',
+)
+def actions():
+    from mmaction.evaluation.metrics import ava_metric
+
+    (FOLDER / 'truth.csv').write_text('a,1,0,0,.5,.5,1,0\na,1,.5,.5,1,1,2,0\n')
+    (FOLDER / 'found.csv').write_text('a,1,0,0,.5,.5,1,0.9\n')
+    items = (f'item {{\n  name: "n"\n  id: {i}\n}}\n' for i in (1, 2))
+    (FOLDER / 'labels.txt').write_text(''.join(items))
+    found, labels, truth = (str(FOLDER / f) for f in ('found.csv', 'labels.txt', 'truth.csv'))
+    return ava_metric.ava_eval(found, 'mAP', labels, truth, None)['overall'] != 0.5
+
+
 @probe('Skeletons can be cropped by PoseCompact with NumPy 2, which has no np.Inf', 'mmaction')
 def poses():
     from mmaction.datasets.transforms import PoseCompact
