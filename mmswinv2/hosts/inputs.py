@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from ..errors import UserError
-from .configs import training_pipeline, type_name
+from .configs import dicts_in, training_pipeline, type_name
 from .lookup import of
 
 
@@ -27,7 +27,8 @@ def input_size(cfg: Any, given: Sequence[int] | None = None) -> tuple[int, ...]:
             raise UserError(f'--shape must be {axes} sizes for this config, got {list(given)}')
         return tuple(given)
     preprocessor = cfg.model.get('data_preprocessor') or {}
-    augments = preprocessor.get('batch_augments') or ()
+    # a list, or of mmpretrain a dict with one
+    augments = [part for _, part in dicts_in(preprocessor.get('batch_augments'))]
     for augment in augments:
         if 'size' in augment:
             return tuple(augment['size'])

@@ -145,8 +145,8 @@ def score_actions_as_ava() -> None:
         rows = [line.split(',') for line in Path(truth).read_text().splitlines() if line]
         rows = [row for row in rows if make_image_key(*row[:2]) not in keys]
         with Path(found).open('a') as file:  # a box of no size and score, the last of its class
-            for label in sorted({row[6] for row in rows}):
-                file.write(f'{rows[0][0]},{rows[0][1]},0,0,0,0,{label},0\n')
+            for label, row in {row[6]: row for row in rows}.items():  # on a frame that has it
+                file.write(f'{row[0]},{row[1]},0,0,0,0,{label},0\n')
         with NamedTemporaryFile('w', suffix='.csv') as counted:
             counted.write(''.join(f'{",".join(row)}\n' for row in rows))
             counted.flush()

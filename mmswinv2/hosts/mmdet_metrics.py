@@ -74,11 +74,12 @@ def _check_names_of_maps(metric: Any, dataset: Any, where: str) -> None:
     refuse_shared(where, zip(images, names, strict=True))
     folder = metric.seg_prefix or ''
     if metric.tmp_dir is None:  # with outfile_prefix
-        folder = os.path.dirname(infos[0].get('seg_map_path') or '')
         if metric.format_only or metric._coco_api is not None:
             return  # no maps, or by the names in the annotations
-    if '://' in folder or not all(images):
-        return
+        maps = [info.get('seg_map_path') or '' for info in infos]
+        folder, names = os.path.dirname(maps[0]), [os.path.basename(path) for path in maps]
+    if metric.backend_args or '://' in folder or not all(images):
+        return  # elsewhere than on this disk
     for image, name in zip(images, names, strict=True):
         if not os.path.isfile(path := os.path.join(folder, name)):
             raise UserError(

@@ -49,7 +49,7 @@ def draw_label_maps() -> None:
         drawn = original(self, image, sem_seg, classes, *args, **kwargs)
         # mmseg blends them with black; names that stand on them stay
         black = (drawn == (image * (1 - self.alpha)).astype(np.uint8)).all(-1)
-        none = sem_seg.cpu().data[0].numpy() >= len(classes)
+        none = np.asarray(sem_seg.cpu().data[0]) >= len(classes)
         drawn = np.where((none & black)[..., None], image, drawn)
         self.set_image(drawn)
         return drawn

@@ -156,6 +156,8 @@ def test_scales_of_transforms(step, size):
     cfg.model.data_preprocessor = dict(batch_augments=[batches])
     height, width = size or (32, 64)
     assert input_size(cfg) == (800, 800 * width // height)
+    cfg.model.data_preprocessor = dict(batch_augments=dict(augments=[dict(type='Mixup')]))
+    assert input_size(cfg) == (height, width)
 
 
 def test_frames_of_an_image_network_are_images():

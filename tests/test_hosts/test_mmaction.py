@@ -221,12 +221,13 @@ def test_scores_of_actions(found, mean, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'excluded.csv').write_text('v,0903\n')
     (tmp_path / 'labels.txt').write_text(
-        ''.join(f'item {{\n  name: "{i}"\n  id: {i}\n}}\n' for i in (1, 2, 3, 4))
+        ''.join(f'item {{\n  name: "{i}"\n  id: {i}\n}}\n' for i in (1, 2, 3, 4, 5))
     )
-    objects = [('902', 1), ('0902', 2), ('902', 3), ('903', 3)]
+    objects = [('901', 5), ('902', 1), ('0902', 2), ('902', 3), ('903', 3)]
     rows = [f'v,{time},.1,.1,.5,.5,{label},0' for time, label in objects]
     (tmp_path / 'truth.csv').write_text('\n'.join(rows))
-    metric = AVAMetric('truth.csv', 'excluded.csv', 'labels.txt', num_classes=5)
+    classes = dict(num_classes=5, custom_classes=[1, 2, 3, 4])
+    metric = AVAMetric('truth.csv', 'excluded.csv', 'labels.txt', **classes)
     scores = torch.tensor([[0.9 if label in found else 0 for label in range(5)]])
     boxes = dict(bboxes=torch.tensor([[0.1, 0.1, 0.5, 0.5]]), scores=scores)
     metric.process({}, [dict(video_id='v', timestamp=902, pred_instances=boxes)])

@@ -555,6 +555,7 @@ def test_pixels_that_are_ignored_do_not_count_in_scores(ignored):
     ('names', 'files', 'words'),
     [
         (('1.jpg', '2.jpg'), None, None),
+        (('1_image.jpg', '2_image.jpg'), 'found', None),
         (('a/1.jpg', 'b/2.jpg'), None, 'the map of img/a/1.jpg at maps/1.png, where there is none'),
         (('a/1.jpg', 'b/2.jpg'), 'found', 'the map of img/b/2.jpg at maps/a/2.png, where'),
         (('a/1.jpg', 'b/1.jpg'), 'found', "'img/a/1.jpg' and 'img/b/1.jpg' would both have"),
@@ -566,18 +567,22 @@ def test_panoptic_maps_go_by_the_names_of_images(folder, names, files, words):
 
     infos = []
     for name in names:
-        path = Path('maps', name).with_suffix('.png')
+        path = Path('maps', name.replace('_image', '')).with_suffix('.png')
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         infos.append(dict(img_path=f'img/{name}', seg_map_path=str(path)))
-    metric = CocoPanopticMetric(seg_prefix='maps', outfile_prefix=files)
+    evaluator = SimpleNamespace(
+        metrics=[CocoPanopticMetric(seg_prefix='maps', outfile_prefix=files)]
+    )
 
     class Data(list):
         def get_data_info(self, index):
             return self[index]
 
     with nullcontext() if words is None else pytest.raises(UserError, match=words):
-        evaluator = SimpleNamespace(metrics=[metric])
+        hosts.check_evaluator(evaluator, Data(infos), 'val_evaluator')
+    evaluator.metrics[0].backend_args = dict(backend='petrel', path_mapping={'maps/': 's3://a/'})
+    if len({Path(name).name for name in names}) == len(names):
         hosts.check_evaluator(evaluator, Data(infos), 'val_evaluator')
 
 
