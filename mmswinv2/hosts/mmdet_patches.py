@@ -484,6 +484,18 @@ def read_hierarchy_without_code() -> None:
                 ) from error
 
 
+@patch('mmdet', '>=3')
+def name_last_image() -> None:
+    """The last image of Open Images is the one that its boxes are of."""
+    from mmdet.datasets import OpenImagesDataset
+
+    @replace(OpenImagesDataset, 'load_data_list')
+    def load(original: Any, self: Any) -> list[dict[str, Any]]:
+        *_, last = samples = original(self)
+        last['img_path'] = str(Path(self.data_prefix['img'], f'{last["img_id"]}.jpg'))
+        return samples
+
+
 @patch('mmdet', '>=3.1')
 def count_every_pixel() -> None:
     """All pixels of a large image count in the mIoU of SemSegMetric."""

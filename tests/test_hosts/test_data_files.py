@@ -155,6 +155,27 @@ def test_objects_of_the_challenge_of_open_images_are_scored(tmp_path):
     assert metric.evaluate(1)['openimages/AP50'] == pytest.approx(2 / 3, abs=1e-3)
 
 
+def test_a_box_alone_of_the_last_image_of_open_images(tmp_path):
+    hosts.of(dict(default_scope='mmdet')).apply()
+    from mmdet.datasets import OpenImagesDataset
+
+    boxes = ['a,x,/m/c,1,.1,.5,.1,.5,0,0,0,0,0', 'b,x,/m/c,1,.2,.6,.2,.6,0,0,0,0,0']
+    (tmp_path / 'boxes.csv').write_text('\n'.join(['ImageID', *boxes, '']))
+    (tmp_path / 'labels.csv').write_text('/m/c,Car\n')
+    (tmp_path / 'tree.json').write_text('{"LabelName": "/m/0"}')
+    metas = [dict(filename=f'{name}.jpg', ori_shape=(80, 100, 3)) for name in 'ab']
+    mmengine.dump(metas, tmp_path / 'sizes.pkl')
+    data = OpenImagesDataset(
+        ann_file='boxes.csv', data_root=str(tmp_path), data_prefix=dict(img='images'), pipeline=[],
+        label_file='labels.csv', hierarchy_file='tree.json', meta_file='sizes.pkl', lazy_init=True,
+    )  # fmt: skip
+    found = [(s['img_path'], s['instances'][0]['bbox']) for s in data.load_data_list()]
+    assert found == [
+        (f'{tmp_path}/images/a.jpg', pytest.approx([10, 8, 50, 40])),
+        (f'{tmp_path}/images/b.jpg', pytest.approx([20, 16, 60, 48])),
+    ]
+
+
 def of_list(folder, content, **settings):
     (folder / 'list.txt').write_bytes(content)
     dataset = dict(type='CustomDataset', data_root=str(folder), ann_file='list.txt', **settings)
