@@ -1075,7 +1075,7 @@ def test_arguments_that_cannot_be(tmp_path):
         'pictures must be at least 0, got -1': dict(pictures=-1),
         'not both': dict(predict='last', predictions='a.pkl'),
         'the predictions none.pkl do not exist': dict(predictions='none.pkl'),
-        'the config none.py does not exist': dict(config='none.py'),
+        'the config none.py does not exist': dict(config='none.py', predict='last'),
         'has no checkpoint; name one with --predict': dict(predict='last'),
         'checkpoint none.pth does not exist': dict(predict='none.pth'),
         'is a folder; name a file, such as': dict(out=tmp_path),

@@ -515,6 +515,25 @@ def hierarchy():
     return hasattr(builtins, 'hierarchy_has_run')
 
 
+@probe('The last image of Open Images is the one that its boxes are of', 'mmdet')
+def last_image():
+    import mmengine
+    from mmdet.datasets import OpenImagesDataset
+
+    box = 'xclick,/m/1,1,0.1,0.5,0.1,0.5,0,0,0,0,0'
+    write = {'boxes.csv': f'ImageID\na,{box}\nb,{box}\n', 'names.csv': '/m/1,cat\n'}
+    for name, text in (*write.items(), ('tree.json', '{"LabelName": "/m/0"}')):
+        (FOLDER / name).write_text(text)
+    metas = [dict(filename=f'{name}.jpg', ori_shape=(8, 8)) for name in 'ab']
+    mmengine.dump(metas, FOLDER / 'metas.pkl')
+    data = OpenImagesDataset(
+        label_file='names.csv', meta_file='metas.pkl', hierarchy_file='tree.json',
+        ann_file='boxes.csv', data_root=str(FOLDER), data_prefix=dict(img='images'),
+        lazy_init=True,
+    )  # fmt: skip
+    return [Path(each['img_path']).name for each in data.load_data_list()] != ['a.jpg', 'b.jpg']
+
+
 @probe(
     'SemSegMetric has aAcc over all pixels, and mFscore with classes that are never right', 'mmdet'
 )
