@@ -658,7 +658,7 @@ def label_maps():
     from mmseg.visualization import SegLocalVisualizer
 
     image = np.full((3, 16, 16), 200, np.uint8).transpose(1, 2, 0)[..., [2, 1, 0]]
-    labels = PixelData(data=np.full((1, 16, 16), 255))
+    labels = PixelData(data=torch.full((1, 16, 16), 255))
     return SegLocalVisualizer()._draw_sem_seg(image, labels, ['a'], [(0, 0, 9)]).max() < 200
 
 

@@ -25,6 +25,7 @@ from mmswinv2.hosts.mmcv import name_unreadable_images
 from mmswinv2.hosts.mmseg import check_heads
 from mmswinv2.hosts.mmseg_label_maps import SegMapGuard, guard_seg_maps
 from mmswinv2.hosts.mmseg_patches import (
+    draw_label_maps,
     find_endings_in_capitals,
     gather_at_one_size,
     keep_files,
@@ -554,6 +555,14 @@ def test_names_stand_in_the_middle_of_the_first_of_the_longest_rows():
             longest = max(range(len(mask)), key=lambda row: len(rows[row]))
             place = rows[longest][len(rows[longest]) // 2], longest
             assert tuple(SegLocalVisualizer()._get_center_loc(mask)) == place
+
+
+def test_maps_of_numpy_are_drawn_too():
+    draw_label_maps.apply()
+    image = np.full((16, 16, 3), 200, np.uint8)
+    for of in (np.full, torch.full):
+        labels = PixelData(data=of((1, 16, 16), 255))
+        assert (SegLocalVisualizer()._draw_sem_seg(image, labels, ['a'], [(0, 0, 9)]) == 200).all()
 
 
 def test_ocr_takes_scores_of_another_size():
