@@ -73,7 +73,7 @@ def _last_size(pipeline: Sequence[Any]) -> tuple[int, int]:
         several = scale or transform.get('scales') or ()
         several = [pair for pair in several if isinstance(pair, (list, tuple))]
         scale = max(several, key=_area, default=scale)
-        if scale and min(scale) > 0:
+        if scale and min(scale) >= 1:  # else shares of the image, or -1 for any size
             most = (transform.get('ratio_range') or (1, 1))[1]
             return round(min(scale) * most), round(max(scale) * most)  # a landscape image
     raise UserError(

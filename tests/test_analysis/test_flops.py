@@ -144,6 +144,7 @@ def test_size_of_several_data_sets_and_of_none():
         (dict(type='RandomResize', scale=(2048, 1024)), (1024, 2048)),
         (dict(type='RandomResize', scale=(200, 100), ratio_range=(0.5, 2.0)), (200, 400)),
         (dict(type='RandomCrop', crop_type='relative_range', crop_size=(0.5, 0.5)), None),
+        (dict(type='RandomResizedCropAndInterpolationWithTwoPic', scale=(0.2, 1.0)), None),
         (dict(type='Resize', scale=128), (128, 128)),
         (dict(type='MultiScaleCrop', input_size=224, scales=(1, 0.8)), None),
     ],

@@ -4,7 +4,7 @@ import torch
 from mmswinv2.core.attention import WindowAttention
 from mmswinv2.core.block import MLP, Block, DropPath
 from mmswinv2.core.layers import is_plain
-from mmswinv2.ops import onednn
+from mmswinv2.ops import onednn, reference
 from mmswinv2.paths import PATHS
 from tests.operators import called_modules
 
@@ -82,6 +82,23 @@ def test_hooks_change_no_random_numbers(block, x):
             handle.remove()
     for out in outs[1:]:
         torch.testing.assert_close(out, outs[0])
+
+
+@pytest.mark.parametrize('name', ['', 'mlp', 'mlp.fc1'])
+def test_autocast_casts_the_input_of_the_mlp_once(monkeypatch, name):
+    """By `add_norm`, unless someone watches what the MLP gets."""
+    asked, seen = [], []
+    monkeypatch.setattr(
+        'mmswinv2.ops.add_norm', lambda *args: asked.append(args[6]) or reference.add_norm(*args)
+    )
+    block = Block(12, 2, (4, 4), (4, 4), shifted=False)
+    if name:
+        layer = block.get_submodule(name)
+        layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].dtype))
+    with torch.autocast('cpu', torch.bfloat16):
+        block(torch.randn(1, 4, 4, 12))
+    assert asked == [None if name else torch.bfloat16, None]
+    assert seen == ([torch.float32] if name else [])
 
 
 def test_an_empty_batch(block, x):
