@@ -8,7 +8,6 @@ from torch import nn
 
 from mmswinv2 import hosts
 from mmswinv2.analysis.memory import (
-    STRATEGIES,
     MemoryTracker,
     TrainingStep,
     _states_of,
@@ -18,6 +17,7 @@ from mmswinv2.analysis.memory import (
 )
 from mmswinv2.cli import estimate
 from mmswinv2.errors import UserError
+from mmswinv2.options import STRATEGIES
 from tests.test_tools.conftest import ROOT
 
 pytestmark = [
