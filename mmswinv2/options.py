@@ -100,26 +100,31 @@ def parse_value(text: str) -> Any:
     """Parse a value like ``--cfg-options`` of mmengine, but keep the spaces inside it.
 
     Text in ``[]``, or with commas, becomes a list, and text in ``()`` a tuple. Numbers, ``True``,
-    ``False`` and ``None`` are converted. Surrounding spaces and quotes are removed. A dict as
-    Python writes it, ``{...}`` or ``dict(...)``, which mmengine leaves a text or splits at its
-    commas, is one.
+    ``False`` and ``None`` are converted. Surrounding spaces and quotes are removed. What is
+    written as in Python is read so: dicts, which mmengine leaves texts, and texts in quotes in a
+    list, which it divides at their commas.
 
     Raises:
         UserError: if brackets do not match.
     """
-    text = text.strip().strip('\'"').strip()
+    given = text.strip()
+    text = given.strip('\'"').strip()
     if ',' not in text and not text.startswith((*_BRACKETS, 'dict(')):
         from mmengine.config import DictAction
 
         return DictAction._parse_int_float_bool(text)
-    ends = text[:1] + text[-1:]
-    if ends == '{}' or text.startswith('dict('):
+    if '\\' not in text or text.startswith(('{', 'dict(')):  # in lists it is of paths of Windows
         with suppress(ValueError, SyntaxError, TypeError):  # TypeError: a list as a key
-            if isinstance(found := plain_value(ast.parse(text, mode='eval').body), dict):
+            source = text if text.startswith((*_BRACKETS, 'dict(')) else given
+            found = plain_value(ast.parse(f'[{source}]', mode='eval').body)
+            if len(found) > 1:
                 return found
+            if isinstance(found[0], (dict, list, tuple)) and not source.endswith(','):
+                return found[0]
     items = _divided(text)
     if len(items) > 1 or text.endswith(','):
         return [parse_value(item) for item in items]
+    ends = text[:1] + text[-1:]
     if ends not in ('[]', '()'):
         return text
     try:

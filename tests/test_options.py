@@ -142,6 +142,12 @@ def test_scripts_call_commands():
         ('{1, 2}', '{1, 2}'),
         ('{{1}}', '{{1}}'),
         ("{'suffix': ') (1].png'}", {'suffix': ') (1].png'}),
+        ("'{'a': [1, 2]}'", {'a': [1, 2]}),
+        ("['cat, black', 'dog']", ['cat, black', 'dog']),
+        ("('cat, black', ['1', 2])", ('cat, black', ['1', 2])),
+        ("'cat, black','dog'", ['cat, black', 'dog']),
+        ("['a)', 'b']", ['a)', 'b']),
+        (r"['C:\new', 'C:\b']", [r'C:\new', r'C:\b']),
         *(
             (text, text)
             for text in ('C:/a b', 'a=b c', 'photos (1', 'a]', '(a) b (2)', '[x] y [z]')

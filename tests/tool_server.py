@@ -16,6 +16,7 @@ import json
 import os
 import random
 import runpy
+import shutil
 import signal
 import socket
 import subprocess
@@ -145,6 +146,8 @@ def main():
         # not all are installed in each environment; torchvision may fail without our patches
         with contextlib.suppress(ImportError, RuntimeError):
             importlib.import_module(name)
+    # with a read-only home matplotlib has a temporary folder, which every fork would remove
+    atexit.unregister(shutil.rmtree)
     gc.freeze()
     request, env = serve(socket.socket(fileno=int(sys.argv[1])))
     os.chdir(request['cwd'])

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+from mmengine.logging import MessageHub
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -135,6 +136,8 @@ def ready(cfg: Any) -> Any:
     positive proposals as their samplers take.
     """
     hosts.use_registries(cfg)
+    for counter in ('epoch', 'iter'):  # some heads ask how far the training is
+        MessageHub.get_current_instance().update_info(counter, 0)
     model_cfg = without_weights(cfg.model)
     if (backbone := hosts.own_backbone(model_cfg)) is not None:
         backbone.path = 'plain'  # the implementation for GPUs, which are analyzed here

@@ -10,16 +10,20 @@ from ..errors import UserError, nearest
 from ..files import check_not_source
 from ..options import ArgumentParser
 
+_LABELS = ('yolo', 'voc', 'csv', 'labelme')
+
 
 def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line; ``run`` of the result is the function that does it.
 
     Raises:
-        UserError: if the first word looks like ``data`` misspelt.
+        UserError: if the first word looks like ``data`` misspelt or left out.
     """
     first = arguments[0] if arguments else ''
     if first == 'data':
         return _data_parser().parse_args(arguments[1:])
+    if first in _LABELS:
+        raise UserError(f'labels are converted by mmswinv2 convert data {first} SOURCE OUT')
     if (hint := nearest(first, ['data'], 0.75)) and not Path(first).exists():
         raise UserError(f'{first!r} is no file of weights{hint}; see mmswinv2 convert --help')
     return _weights_parser().parse_args(arguments or ['--help'])
@@ -33,7 +37,7 @@ def _data_parser() -> ArgumentParser:
         epilog='example: mmswinv2 convert data yolo data/mine data/mine/train.json --split train',
     )
     parser.set_defaults(run=convert_data)
-    parser.add_argument('format', choices=['yolo', 'voc', 'csv', 'labelme'])
+    parser.add_argument('format', choices=_LABELS)
     parser.add_argument('source', help='folder of the labels, or the .csv file')
     parser.add_argument('out', help='the .json file to write')
     parser.add_argument('--images', help="folder of the images (SOURCE, or the file's folder)")

@@ -48,6 +48,7 @@ def report(
     Raises:
         UserError: if the work dir has no logs, or the predictions do not fit.
     """
+    from .. import hosts
     from ..analysis.report import content
     from ..analysis.work_dir import read_work_dir
     from ..inference.predict import check_score
@@ -57,7 +58,7 @@ def report(
     if predict and predictions:
         raise UserError('give predictions, or let predict make them, not both')
     work = read_work_dir(work_dir)
-    source = None if config is None else Path(config)
+    source = None if config is None else hosts.find_config(config)  # before a test of hours
     if predict:
         predictions = _run_test(work, predict, cfg_options)
         work = read_work_dir(work_dir)  # now with the scores of the test

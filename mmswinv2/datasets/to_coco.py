@@ -89,10 +89,13 @@ def to_coco(
         raise UserError(f'{root} is no folder; give that of the images')
     left_out = LeftOut()
     names, labelled = FORMATS[form](Source(source, root, left_out, split, offset))
-    if classes is not None:
-        names = list(classes)
-    if names is None:
-        names = sorted({mark.label for entry in labelled for mark in entry.marks})
+    labels = {mark.label for entry in labelled for mark in entry.marks}
+    names = list(classes) if classes is not None else sorted(labels) if names is None else names
+    for name in sorted(labels.difference(names)):  # its objects would be background
+        if alike := [each for each in names if each.casefold() == name.casefold()]:
+            raise UserError(
+                f'{source} has the class {name!r}, and not {alike[0]!r}; write it in one way'
+            )
     if twice := repeated(names):
         raise UserError(f'{source}: the class {twice[0]!r} stands twice among the names')
     content = _content(_merged(labelled, left_out), names, root, left_out, decode)

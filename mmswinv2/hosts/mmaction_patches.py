@@ -3,6 +3,7 @@
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import numpy as np
@@ -122,6 +123,34 @@ def average_videos_with_labels() -> None:
 def compact_poses() -> None:
     """Skeletons can be cropped by PoseCompact with NumPy 2, which has no np.Inf."""
     restore_numpy_names('mmaction.datasets.transforms.pose_transforms', 'mmaction.utils.misc')
+
+
+@patch('mmaction', '>=1')
+def score_actions_as_ava() -> None:
+    """AVAMetric leaves out excluded frames, and counts classes that are never predicted, with 0.
+
+    It also works with NumPy 2, which has no np.NAN, where a class that is predicted has no object.
+    """
+    from mmaction.evaluation.functional.ava_utils import make_image_key, read_exclusions
+    from mmaction.evaluation.metrics import ava_metric
+
+    restore_numpy_names('mmaction.evaluation.functional.ava_evaluation.metrics')
+
+    @replace(ava_metric, 'ava_eval')
+    def ava_eval(
+        original: Any, found: str, kind: str, labels: str, truth: str, excluded: str | None,
+        **options: Any,
+    ) -> dict[str, float]:  # fmt: skip
+        keys = read_exclusions(Path(excluded).read_text().splitlines()) if excluded else ()
+        rows = [line.split(',') for line in Path(truth).read_text().splitlines() if line]
+        rows = [row for row in rows if make_image_key(*row[:2]) not in keys]
+        with Path(found).open('a') as file:  # a box of no size and score, the last of its class
+            for label in sorted({row[6] for row in rows}):
+                file.write(f'{rows[0][0]},{rows[0][1]},0,0,0,0,{label},0\n')
+        with NamedTemporaryFile('w', suffix='.csv') as counted:
+            counted.write(''.join(f'{",".join(row)}\n' for row in rows))
+            counted.flush()
+            return original(found, kind, labels, counted.name, excluded, **options)
 
 
 @patch('mmaction', '>=1')

@@ -107,18 +107,16 @@ def _measure_masks(path: str, content: dict[str, Any]) -> None:
 
 def _check_lists() -> None:
     """The list of images that any data set of mmdet makes."""
-    from mmdet.datasets import BaseDetDataset, CrowdHumanDataset, LVISV05Dataset, OpenImagesDataset
+    from mmdet.datasets import BaseDetDataset, CrowdHumanDataset, LVISV05Dataset
 
     # without train or val in the name of a list there is no file to keep sizes of images in
     CrowdHumanDataset.extra_ann_file = ''
 
-    @replace(OpenImagesDataset, 'load_data_list')
-    def load_data_list(original: Any, self: Any) -> list[dict]:
-        images = original(self)
-        # with a single box the last image has the path of the one before
-        name = f'{images[-1]["img_id"]}.jpg'
-        images[-1]['img_path'] = fileio.join_path(self.data_prefix['img'], name)
-        return images
+    @replace(CrowdHumanDataset, 'parse_data_info')
+    def parse_entry(original: Any, self: Any, entry: dict) -> dict:
+        if entry['ID'] not in self.extra_anns:  # the file of sizes is of another list
+            self.extra_ann_exist = False
+        return original(self, entry)
 
     @replace(BaseDetDataset, '__init__')
     def init(original: Any, self: Any, *args: Any, **options: Any) -> None:

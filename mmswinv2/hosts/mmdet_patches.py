@@ -315,6 +315,19 @@ def read_hierarchy_without_code() -> None:
                 ) from error
 
 
+@patch('mmdet', '>=3')
+def name_last_image() -> None:
+    """The last image of Open Images is the one that its boxes are of."""
+    from mmdet.datasets import OpenImagesDataset
+
+    @replace(OpenImagesDataset, 'load_data_list')
+    def load(original: Any, self: Any) -> list[dict[str, Any]]:
+        *_, last = samples = original(self)
+        # with a single box it has the path of the one before
+        last['img_path'] = fileio.join_path(self.data_prefix['img'], f'{last["img_id"]}.jpg')
+        return samples
+
+
 @patch('instaboostfast', '<=0.1.2')
 def outline_masks() -> None:
     """Masks of several parts can be treated by InstaBoost.

@@ -113,7 +113,7 @@ def restore_numpy_names(*modules: str) -> None:
 class _OldNumPy:
     """NumPy, of which it has all else, also what is only imported when it is used (np.random)."""
 
-    float, Inf = float, np.inf
+    float, Inf, NAN = float, np.inf, np.nan
 
     def __getattr__(self, name: str) -> Any:
         return getattr(np, name)

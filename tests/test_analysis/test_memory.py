@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.logging import MessageHub
 from torch import nn
 
 from mmswinv2 import hosts
@@ -15,6 +16,7 @@ from mmswinv2.analysis.memory import (
     follow_step,
     strategy_of,
 )
+from mmswinv2.analysis.model import ready
 from mmswinv2.cli import estimate
 from mmswinv2.errors import UserError
 from mmswinv2.options import STRATEGIES
@@ -81,6 +83,13 @@ def test_what_each_strategy_spreads():
     assert (averaged.parameters, averaged.optimizer) == (8000, 500 + 1000)
     with pytest.raises(UserError, match="'zero4' is unknown; choose from ddp, zero1"):
         heavy.estimate('zero4')
+
+
+def test_heads_may_ask_how_far_the_training_is():
+    """As those of TOOD and BoxInst, which ended in a TypeError."""
+    hub = MessageHub.get_instance('a training that has not begun')
+    ready(load(SEGMENTATION))
+    assert (hub.get_info('epoch'), hub.get_info('iter')) == (0, 0)
 
 
 @pytest.mark.slow

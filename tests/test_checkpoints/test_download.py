@@ -144,6 +144,7 @@ def test_a_model_on_hugging_face_is_its_main_file(tmp_path, monkeypatch):
     constants = pytest.importorskip('huggingface_hub.constants')
     monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
     monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path))
+    monkeypatch.setattr(constants, 'HF_TOKEN_PATH', str(tmp_path / 'token'))  # not that of the user
     kept = tmp_path / 'models--owner--name'
     for name, text in {
         'refs/main': 'a' * 40,

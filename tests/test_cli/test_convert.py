@@ -43,9 +43,11 @@ def test_options():
     assert parse_args(['data', 'csv', 'a.csv', 'b.json']).decode
 
 
-def test_a_misspelt_word(tmp_path):
+def test_a_misspelt_or_missing_word(tmp_path):
     with pytest.raises(UserError, match=r"'dta' is no file of weights \(close to it: data\)"):
         parse_args(['dta', 'yolo', 'a', 'b.json'])
+    with pytest.raises(UserError, match='mmswinv2 convert data yolo SOURCE OUT'):
+        parse_args(['yolo', 'a', 'b.json'])
     for name in (str(tmp_path / 'date'), 'swinv2_tiny_window8_256'):
         assert parse_args([name, 'b.pth']).src == name
 

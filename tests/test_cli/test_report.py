@@ -506,7 +506,7 @@ def test_segmentor(shapes, browser, tmp_path):
         truth = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         labels = truth.copy()
         labels[: 5 * i] = 6 - labels[: 5 * i]  # makes the last picture the worst
-        labels[9, :9] = 7  # no class of the data set, as of a head that has more
+        labels[9, :9] = 9  # no class of the data set, as of a head that has more
         cv2.imwrite(str(maps / path.name), labels)
         pair = map(torch.from_numpy, (labels, truth))
         areas.append(IoUMetric.intersect_and_union(*pair, 7, 255))
@@ -1075,7 +1075,7 @@ def test_arguments_that_cannot_be(tmp_path):
         'pictures must be at least 0, got -1': dict(pictures=-1),
         'not both': dict(predict='last', predictions='a.pkl'),
         'the predictions none.pkl do not exist': dict(predictions='none.pkl'),
-        'the config none.py does not exist': dict(config='none.py'),
+        'the config none.py does not exist': dict(config='none.py', predict='last'),
         'has no checkpoint; name one with --predict': dict(predict='last'),
         'checkpoint none.pth does not exist': dict(predict='none.pth'),
         'is a folder; name a file, such as': dict(out=tmp_path),

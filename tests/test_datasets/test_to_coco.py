@@ -817,6 +817,8 @@ def test_nothing_to_convert(yolo, tmp_path):
         convert('yolo', yolo, tmp_path, images=tmp_path / 'pictures')
     with pytest.raises(UserError, match='no object of yolo .*; 3 objects of unknown classes'):
         convert('yolo', yolo, tmp_path, classes=['horse'])
+    with pytest.raises(UserError, match="has the class 'cat', and not 'Cat'"):
+        convert('yolo', yolo, tmp_path, classes=['dog', 'Cat'])
     for file in (yolo / 'labels').rglob('*.txt'):
         file.unlink()
     with pytest.raises(

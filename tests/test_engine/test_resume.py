@@ -903,18 +903,21 @@ class Killed(Hook):
             raise InterruptedError
 
 
-def train_by_scores(folder, place=None, epoch=None, resume=None, **stopping):
+def train_by_scores(
+    folder, place=None, epoch=None, resume=None, interval=1, best_alone=False, **stopping
+):
     data = [{'inputs': torch.ones(2)}]
     loader = dict(batch_size=1, dataset=data, sampler=dict(type='DefaultSampler'))
     runner = Runner(
         Model(), str(folder), train_dataloader=loader, val_dataloader=loader,
-        val_evaluator=[Scripted()], val_cfg={}, train_cfg=dict(by_epoch=True, max_epochs=6),
+        val_evaluator=[Scripted()], val_cfg={},
+        train_cfg=dict(by_epoch=True, max_epochs=6, val_interval=interval),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=1.0)),
-        param_scheduler=dict(
+        param_scheduler=None if best_alone else dict(
             type='ReduceOnPlateauLR', monitor='score', rule='greater', factor=0.5, patience=1),
         default_hooks=dict(checkpoint=dict(
             type='CheckpointHook', interval=1, save_best='score', rule='greater')),
-        custom_hooks=[dict(
+        custom_hooks=None if best_alone else [dict(
             type='EarlyStoppingHook', monitor='score', **(
                 dict(rule='greater', patience=3) | stopping))],
         load_from=resume and str(resume), resume=bool(resume),
@@ -944,9 +947,18 @@ def test_a_resumed_run_knows_the_scores_before(place, epoch, tmp_path):
     assert (begun | rest[0], *rest[1:]) == whole
 
 
-def test_the_last_validation_is_made_up_for(tmp_path):
-    assert train_by_scores(tmp_path, 'val', 6, patience=9)[1] == ['best_score_epoch_2.pth']
-    rest = train_by_scores(tmp_path, resume=tmp_path / 'epoch_6.pth', patience=9)
+def test_epochs_that_are_not_validated_are_not_when_resumed(tmp_path):
+    """One score more, of the third epoch, would halve the rate after the fourth."""
+    whole = train_by_scores(tmp_path / 'whole', interval=2)
+    begun, *_ = train_by_scores(tmp_path / 'run', 'train', 3, interval=2)
+    rest = train_by_scores(tmp_path / 'run', resume=tmp_path / 'run/epoch_3.pth', interval=2)
+    assert (begun | rest[0], *rest[1:]) == whole and set(whole[0].values()) == {1.0}
+
+
+@pytest.mark.parametrize('options', [dict(patience=9), dict(best_alone=True)], ids=str)
+def test_the_last_validation_is_made_up_for(options, tmp_path):
+    assert train_by_scores(tmp_path, 'val', 6, **options)[1] == ['best_score_epoch_2.pth']
+    rest = train_by_scores(tmp_path, resume=tmp_path / 'epoch_6.pth', **options)
     assert rest == ({}, ['best_score_epoch_6.pth'], False)
 
 

@@ -515,6 +515,25 @@ def hierarchy():
     return hasattr(builtins, 'hierarchy_has_run')
 
 
+@probe('The last image of Open Images is the one that its boxes are of', 'mmdet')
+def last_image():
+    import mmengine
+    from mmdet.datasets import OpenImagesDataset
+
+    box = 'xclick,/m/1,1,0.1,0.5,0.1,0.5,0,0,0,0,0'
+    write = {'boxes.csv': f'ImageID\na,{box}\nb,{box}\n', 'names.csv': '/m/1,cat\n'}
+    for name, text in (*write.items(), ('tree.json', '{"LabelName": "/m/0"}')):
+        (FOLDER / name).write_text(text)
+    metas = [dict(filename=f'{name}.jpg', ori_shape=(8, 8)) for name in 'ab']
+    mmengine.dump(metas, FOLDER / 'metas.pkl')
+    data = OpenImagesDataset(
+        label_file='names.csv', meta_file='metas.pkl', hierarchy_file='tree.json',
+        ann_file='boxes.csv', data_root=str(FOLDER), data_prefix=dict(img='images'),
+        lazy_init=True,
+    )  # fmt: skip
+    return [Path(each['img_path']).name for each in data.load_data_list()] != ['a.jpg', 'b.jpg']
+
+
 @probe(
     'SemSegMetric has aAcc over all pixels, and mFscore with classes that are never right', 'mmdet'
 )
@@ -677,6 +696,21 @@ def mean_of_videos():
     with np.errstate(invalid='ignore'):
         scores, labels = np.array([[0.9, 0.1]] * 2), np.array([[1, 0], [0, 0]])
         return acc_metric.mmit_mean_average_precision(scores, labels) != 1
+
+
+@probe(
+    'AVAMetric leaves out excluded frames, and counts classes that are never predicted, with 0',
+    'mmaction',
+)
+def actions():
+    from mmaction.evaluation.metrics import ava_metric
+
+    (FOLDER / 'truth.csv').write_text('a,1,0,0,.5,.5,1,0\na,1,.5,.5,1,1,2,0\n')
+    (FOLDER / 'found.csv').write_text('a,1,0,0,.5,.5,1,0.9\n')
+    items = (f'item {{\n  name: "n"\n  id: {i}\n}}\n' for i in (1, 2))
+    (FOLDER / 'labels.txt').write_text(''.join(items))
+    found, labels, truth = (str(FOLDER / f) for f in ('found.csv', 'labels.txt', 'truth.csv'))
+    return ava_metric.ava_eval(found, 'mAP', labels, truth, None)['overall'] != 0.5
 
 
 @probe('Skeletons can be cropped by PoseCompact with NumPy 2, which has no np.Inf', 'mmaction')

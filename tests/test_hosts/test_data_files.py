@@ -184,9 +184,12 @@ def test_boxes_of_open_images_are_on_their_image(last, tmp_path):
         open_images(tmp_path, rows, [('a', (80, 100))])
 
 
+@pytest.mark.parametrize('kept', [{}, {'1': [80, 100]}])  # sizes of another list
 @pytest.mark.parametrize('name', ['annotation_val.odgt', 'people.odgt'])
-def test_lists_of_crowd_human(name, tmp_path):
+def test_lists_of_crowd_human(name, kept, tmp_path):
     """A person, one to ignore and no person; then an image without persons."""
+    if kept:
+        (tmp_path / 'id_hw_val.json').write_text(json.dumps(kept))
     hosts.of(dict(default_scope='mmdet')).apply()
     from mmdet.datasets import CrowdHumanDataset
     from mmdet.evaluation import CrowdHumanMetric

@@ -332,6 +332,13 @@ def test_copies_of_weights_know_their_file(tmp_path):
     assert torch.load(tmp_path / 'y.pth', weights_only=True).keys() == state.keys()
 
 
+def test_notes_of_another_form_beside_weights_are_none(tmp_path):
+    state = Classifier().state_dict()
+    state._metadata = 5
+    torch.save(state, tmp_path / 'x.pth')
+    load_checkpoint(Classifier(), str(tmp_path / 'x.pth'))
+
+
 @pytest.mark.parametrize(
     ('classes', 'more'), [(5, {}), (3, {'more.weight': torch.ones(1)})], ids=['shape', 'key']
 )

@@ -1,4 +1,5 @@
 import math
+from types import SimpleNamespace
 
 import cv2
 import mmcv
@@ -198,3 +199,35 @@ def test_videos_are_written_with_arguments_in_order(form, written, tmp_path):
     frames = np.zeros((2, 16, 16, 3), np.uint8)
     LocalVisBackend(save_dir=str(tmp_path)).add_video('a', frames, 3, 2, form)
     assert (tmp_path / written).is_file()
+
+
+# no class is of the other two kinds, and files are left to Python to close
+@pytest.mark.filterwarnings('ignore::RuntimeWarning', 'ignore::ResourceWarning')
+@pytest.mark.parametrize(
+    ('found', 'mean'),
+    [
+        ([1, 2, 3], 1),  # as the second object of class 3 is on an excluded frame
+        ([1, 3], 2 / 3),
+        ([1, 2, 3, 4], 1),  # no object is of class 4
+    ],
+)
+def test_scores_of_actions(found, mean, tmp_path, monkeypatch):
+    MMAction().apply()
+    from mmaction.evaluation import AVAMetric
+    from mmaction.evaluation.functional import ava_utils
+
+    pool = SimpleNamespace(map=lambda *args: [*map(*args)])  # mmaction2 starts 32 processes
+    monkeypatch.setattr(ava_utils, 'multiprocessing', SimpleNamespace(Pool=lambda _: pool))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'excluded.csv').write_text('v,0903\n')
+    (tmp_path / 'labels.txt').write_text(
+        ''.join(f'item {{\n  name: "{i}"\n  id: {i}\n}}\n' for i in (1, 2, 3, 4))
+    )
+    objects = [('902', 1), ('0902', 2), ('902', 3), ('903', 3)]
+    rows = [f'v,{time},.1,.1,.5,.5,{label},0' for time, label in objects]
+    (tmp_path / 'truth.csv').write_text('\n'.join(rows))
+    metric = AVAMetric('truth.csv', 'excluded.csv', 'labels.txt', num_classes=5)
+    scores = torch.tensor([[0.9 if label in found else 0 for label in range(5)]])
+    boxes = dict(bboxes=torch.tensor([[0.1, 0.1, 0.5, 0.5]]), scores=scores)
+    metric.process({}, [dict(video_id='v', timestamp=902, pred_instances=boxes)])
+    assert metric.evaluate(1)['mAP/overall'] == pytest.approx(mean)

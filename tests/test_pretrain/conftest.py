@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 import pytest
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS, DefaultScope, init_default_scope
 
 from mmswinv2.engine.configs import config_with_options
 from mmswinv2.hosts.mmpretrain import import_torchvision
@@ -17,6 +17,15 @@ SIMMIM = 'configs/pretraining/simmim_swinv2-nano_shapes.py'
 def torchvision():
     """Import torchvision, only for tests here: other environments import this file too."""
     import_torchvision()
+
+
+@pytest.fixture(scope='module', autouse=True)
+def default_scope():
+    """Leave the default scope as it was, by which backbones return one map or all."""
+    before = dict(DefaultScope._instance_dict)
+    yield
+    DefaultScope._instance_dict.clear()
+    DefaultScope._instance_dict.update(before)
 
 
 def build(path, **changes):
