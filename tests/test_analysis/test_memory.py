@@ -90,6 +90,9 @@ def test_heads_may_ask_how_far_the_training_is():
     hub = MessageHub.get_instance('a training that has not begun')
     ready(load(SEGMENTATION))
     assert (hub.get_info('epoch'), hub.get_info('iter')) == (0, 0)
+    hub.update_info('iter', 7)  # as where a hook of a training asks for the FLOPs
+    ready(load(SEGMENTATION))
+    assert hub.get_info('iter') == 7
 
 
 @pytest.mark.slow
