@@ -17,6 +17,7 @@ from .launchers import RANKS
 STRATEGIES = ('ddp', 'zero1', 'zero2', 'zero3', 'fsdp')  # whose memory can be predicted
 _FORM = 'write key=value, with lists as key="[a,b]" or key="(a,b)"'
 _BRACKETS = {'[': ']', '(': ')', '{': '}'}
+_QUOTES = {'"', "'"}
 
 
 def command_line() -> str:
@@ -113,9 +114,10 @@ def parse_value(text: str) -> Any:
         from mmengine.config import DictAction
 
         return DictAction._parse_int_float_bool(text)
-    if '\\' not in text or text.startswith(('{', 'dict(')):  # in lists it is of paths of Windows
+    source = text if text.startswith((*_BRACKETS, 'dict(')) else given
+    quoted = _QUOTES & set(source) and '\\' not in source  # which is of paths of Windows
+    if quoted or text.startswith(('{', 'dict(')):
         with suppress(ValueError, SyntaxError, TypeError):  # TypeError: a list as a key
-            source = text if text.startswith((*_BRACKETS, 'dict(')) else given
             found = plain_value(ast.parse(f'[{source}]', mode='eval').body)
             if len(found) > 1:
                 return found

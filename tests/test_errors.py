@@ -265,6 +265,15 @@ def test_the_handler_of_sigterm_is_restored(raised):
         signal.signal(signal.SIGTERM, before)
 
 
+def test_signals_are_left_to_the_launcher_of_several_processes(monkeypatch):
+    monkeypatch.setenv('RANK', '0')
+    for ranks in ('1', '2'):
+        monkeypatch.setenv('WORLD_SIZE', ranks)
+        before = signal.getsignal(signal.SIGTERM)
+        with report_user_errors():
+            assert (signal.getsignal(signal.SIGTERM) is before) == (ranks == '2')
+
+
 HANGUPS = """
 import os, signal
 from mmswinv2.errors import report_user_errors

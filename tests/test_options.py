@@ -148,6 +148,8 @@ def test_scripts_call_commands():
         ("'cat, black','dog'", ['cat, black', 'dog']),
         ("['a)', 'b']", ['a)', 'b']),
         (r"['C:\new', 'C:\b']", [r'C:\new', r'C:\b']),
+        ('[(1), (2)]', [(1,), (2,)]),
+        ('[0x10, 1j, ...]', ['0x10', '1j', '...']),
         *(
             (text, text)
             for text in ('C:/a b', 'a=b c', 'photos (1', 'a]', '(a) b (2)', '[x] y [z]')

@@ -136,8 +136,9 @@ def ready(cfg: Any) -> Any:
     positive proposals as their samplers take.
     """
     hosts.use_registries(cfg)
-    for counter in ('epoch', 'iter'):  # some heads ask how far the training is
-        MessageHub.get_current_instance().update_info(counter, 0)
+    hub = MessageHub.get_current_instance()
+    for counter in {'epoch', 'iter'} - hub.runtime_info.keys():  # heads ask how far the training is
+        hub.update_info(counter, 0)
     model_cfg = without_weights(cfg.model)
     if (backbone := hosts.own_backbone(model_cfg)) is not None:
         backbone.path = 'plain'  # the implementation for GPUs, which are analyzed here

@@ -22,7 +22,7 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     first = arguments[0] if arguments else ''
     if first == 'data':
         return _data_parser().parse_args(arguments[1:])
-    if first in _LABELS:
+    if first in _LABELS and not Path(first).is_file():
         raise UserError(f'labels are converted by mmswinv2 convert data {first} SOURCE OUT')
     if (hint := nearest(first, ['data'], 0.75)) and not Path(first).exists():
         raise UserError(f'{first!r} is no file of weights{hint}; see mmswinv2 convert --help')

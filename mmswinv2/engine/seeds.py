@@ -26,7 +26,9 @@ def seed_samples(loader: Any, seed: int) -> None:
     inner = loader.dataset
     while isinstance(inner, Subset):  # which hands batches on
         inner = inner.dataset
-    if not described and hasattr(inner, '__dict__'):
+    # what an object has beside its class, as one that hands on another's, is left as it is
+    own = hasattr(inner, '__getitems__') and not hasattr(type(inner), '__getitems__')
+    if not described and hasattr(inner, '__dict__') and not own:
         inner.__getitems__ = SeededItems(inner)  # of torch's own kind
     _keep_seeds(loader.dataset)
 
@@ -75,15 +77,16 @@ class SeededItems:
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
-        self.get_batch = getattr(type(dataset), '__getitems__', None)
 
     def __call__(self, indices: list[Any]) -> list[Any]:
         """The samples with these indices, each with its seed, or all with that of the first."""
-        if self.get_batch is None:
+        # looked up in each call, as functions of some decorators cannot be pickled
+        load_batch = getattr(type(self.dataset), '__getitems__', None)
+        if load_batch is None:
             return list(map(SeededInfo(self.dataset.__getitem__), indices))
         if isinstance(first := indices[0], SeededIndex):
             seed_all(*first.seed)
-        return self.get_batch(self.dataset, indices)
+        return load_batch(self.dataset, indices)
 
 
 class SeededSampler:

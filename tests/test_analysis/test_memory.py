@@ -9,7 +9,6 @@ from torch import nn
 
 from mmswinv2 import hosts
 from mmswinv2.analysis.memory import (
-    STRATEGIES,
     MemoryTracker,
     TrainingStep,
     _states_of,
@@ -20,6 +19,7 @@ from mmswinv2.analysis.memory import (
 from mmswinv2.analysis.model import ready
 from mmswinv2.cli import estimate
 from mmswinv2.errors import UserError
+from mmswinv2.options import STRATEGIES
 from tests.test_tools.conftest import ROOT
 
 pytestmark = [
@@ -90,6 +90,9 @@ def test_heads_may_ask_how_far_the_training_is():
     hub = MessageHub.get_instance('a training that has not begun')
     ready(load(SEGMENTATION))
     assert (hub.get_info('epoch'), hub.get_info('iter')) == (0, 0)
+    hub.update_info('iter', 7)  # as where a hook of a training asks for the FLOPs
+    ready(load(SEGMENTATION))
+    assert hub.get_info('iter') == 7
 
 
 @pytest.mark.slow

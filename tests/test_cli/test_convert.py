@@ -43,11 +43,14 @@ def test_options():
     assert parse_args(['data', 'csv', 'a.csv', 'b.json']).decode
 
 
-def test_a_misspelt_or_missing_word(tmp_path):
+def test_a_misspelt_or_missing_word(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"'dta' is no file of weights \(close to it: data\)"):
         parse_args(['dta', 'yolo', 'a', 'b.json'])
     with pytest.raises(UserError, match='mmswinv2 convert data yolo SOURCE OUT'):
         parse_args(['yolo', 'a', 'b.json'])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'yolo').touch()
+    assert parse_args(['yolo', 'b.pth']).src == 'yolo'
     for name in (str(tmp_path / 'date'), 'swinv2_tiny_window8_256'):
         assert parse_args([name, 'b.pth']).src == name
 

@@ -78,6 +78,38 @@ def test_wrappers_of_wrappers_keep_the_seed_of_an_index():
     assert (index, index.seed) == (7, (9,)) and type(balanced.repeat_indices[2]) is int
 
 
+def unwrapped(function):
+    def call(*args):  # without functools.wraps, and so unknown to pickle
+        return function(*args)
+
+    return call
+
+
+class OfBatches:
+    @unwrapped
+    def __getitems__(self, indices):
+        return [(int(index), random.random()) for index in indices]
+
+
+class HandsOn:
+    def __init__(self):
+        self.inner = OfBatches()
+
+    def __getattr__(self, name):
+        return getattr(vars(self).get('inner'), name)  # none yet in unpickling
+
+
+def test_batches_are_seeded_where_the_class_loads_them():
+    drawing = SimpleNamespace(sampler=sampler(DefaultSampler, 0, 1))
+    batch = [SeededIndex(3, (11,)), SeededIndex(1, (12,))]
+    loaded = []
+    for dataset in (OfBatches(), OfBatches(), HandsOn()):
+        seed_samples(SimpleNamespace(dataset=dataset, batch_sampler=drawing), 7)
+        loaded.append(pickle.loads(pickle.dumps(dataset)).__getitems__(batch))  # as for workers
+    assert [[index for index, _ in samples] for samples in loaded] == [[3, 1]] * 3
+    assert loaded[0] == loaded[1] != loaded[2]
+
+
 def test_a_sample_is_seeded():
     def numbers(index):
         assert type(SeededInfo(lambda idx: {'sample_idx': idx})(index)['sample_idx']) is int
