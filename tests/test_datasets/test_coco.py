@@ -253,7 +253,8 @@ REFUSED = {  # case: (change, words of the error)
     'empty masks': (each('segmentation', []), 'has boxes and no masks'),
     'no annotations': (lambda c: c.update(annotations=[]), 'has 4 images and 0 annotations'),
     'class missing': (lambda c: c['categories'][1].update(name='Square'),
-                      r"lacks 1 of the 2 classes \('square'\); it has 'circle', 'Square'"),
+                      r"lacks 1 of the 2 classes \('square'\); it has 'circle', 'Square'\. "
+                      r"Set the data set's metainfo=dict\(classes="),
     'file name twice': (lambda c: c['images'][1].update(file_name='1.png'),
                         "2 entries of images have file_name='1.png'"),
     'iscrowd a text': (first(iscrowd='0'), r"annotations\[0\] has iscrowd='0'; it must be 0 or 1"),
