@@ -276,7 +276,7 @@ WRONG = {
     'empty folder': ('empty', 'the folder empty has no image or video'),
     'folder named as an image': ('empty/a.jpg', r'the folder empty/a.jpg has no image or video'),
     'no image': ('notes.jpg', 'cannot read the image notes.jpg: .* cannot identify image file;'),
-    'empty image': ('zero.jpg', 'cannot read the image zero.jpg: .* cannot identify image file;'),
+    'empty image': ('zero.jpg', 'cannot read the image zero.jpg: OSError: the file is empty;'),
     'no video': ('notes.mp4', 'cannot read the video .*notes.mp4'),
     'empty video': ('zero.mp4', 'cannot read the video .*zero.mp4'),
     'no frames': ('header.avi', 'cannot read the video header.avi: no frames'),
