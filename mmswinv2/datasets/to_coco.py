@@ -94,7 +94,7 @@ def to_coco(
     for name in sorted(labels.difference(names)):  # its objects would be background
         if alike := [each for each in names if each.casefold() == name.casefold()]:
             raise UserError(
-                f'{source} has the class {name!r}, and not {alike[0]!r}; write it in one way'
+                f'{source}: labels have {name!r}, and the classes {alike[0]!r}; write it in one way'
             )
     if twice := repeated(names):
         raise UserError(f'{source}: the class {twice[0]!r} stands twice among the names')

@@ -817,7 +817,7 @@ def test_nothing_to_convert(yolo, tmp_path):
         convert('yolo', yolo, tmp_path, images=tmp_path / 'pictures')
     with pytest.raises(UserError, match='no object of yolo .*; 3 objects of unknown classes'):
         convert('yolo', yolo, tmp_path, classes=['horse'])
-    with pytest.raises(UserError, match="has the class 'cat', and not 'Cat'"):
+    with pytest.raises(UserError, match="labels have 'cat', and the classes 'Cat'; write"):
         convert('yolo', yolo, tmp_path, classes=['dog', 'Cat'])
     for file in (yolo / 'labels').rglob('*.txt'):
         file.unlink()
