@@ -7,7 +7,6 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -115,14 +114,8 @@ def parse_value(text: str) -> Any:
 
         return DictAction._parse_int_float_bool(text)
     source = text if text.startswith((*_BRACKETS, 'dict(')) else given
-    quoted = _QUOTES & set(source) and '\\' not in source  # which is of paths of Windows
-    if quoted or text.startswith(('{', 'dict(')):
-        with suppress(ValueError, SyntaxError, TypeError):  # TypeError: a list as a key
-            found = plain_value(ast.parse(f'[{source}]', mode='eval').body)
-            if len(found) > 1:
-                return found
-            if isinstance(found[0], (dict, list, tuple)) and not source.endswith(','):
-                return found[0]
+    if (found := _python_value(source)) is not None:
+        return found
     items = _divided(text)
     if len(items) > 1 or text.endswith(','):
         return [parse_value(item) for item in items]
@@ -135,6 +128,24 @@ def parse_value(text: str) -> Any:
         return text
     values = map(parse_value, inner)
     return list(values) if ends == '[]' else tuple(values)
+
+
+def _python_value(source: str) -> dict | list | tuple | None:
+    """A dict, or a list or tuple with texts in quotes, as Python writes it; ``None``: it is none.
+
+    Backslashes in lists are of paths of Windows, which Python would read otherwise.
+    """
+    quoted = _QUOTES & set(source) and '\\' not in source
+    if not quoted and not source.startswith(('{', 'dict(')):
+        return None
+    try:
+        found = plain_value(ast.parse(f'[{source}]', mode='eval').body)
+    except (ValueError, SyntaxError, TypeError):  # TypeError: a list as a key
+        return None
+    if len(found) > 1:
+        return found
+    one = isinstance(found[0], (dict, list, tuple)) and not source.endswith(',')
+    return found[0] if one else None
 
 
 class _Plain(ast.NodeTransformer):

@@ -133,11 +133,12 @@ def ready(cfg: Any) -> Any:
     """Config of the model without pre-trained weights, and with the largest number of positives.
 
     During training, more and more proposals match an object. RoI heads are analyzed with as many
-    positive proposals as their samplers take.
+    positive proposals as their samplers take. Where no training runs, the counts of epochs and
+    iterations that some heads ask for begin at 0.
     """
     hosts.use_registries(cfg)
     hub = MessageHub.get_current_instance()
-    for counter in {'epoch', 'iter'} - hub.runtime_info.keys():  # heads ask how far the training is
+    for counter in {'epoch', 'iter'} - hub.runtime_info.keys():
         hub.update_info(counter, 0)
     model_cfg = without_weights(cfg.model)
     if (backbone := hosts.own_backbone(model_cfg)) is not None:

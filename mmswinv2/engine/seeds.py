@@ -26,7 +26,7 @@ def seed_samples(loader: Any, seed: int) -> None:
     inner = loader.dataset
     while isinstance(inner, Subset):  # which hands batches on
         inner = inner.dataset
-    # what an object has beside its class, as one that hands on another's, is left as it is
+    # set on the object, or taken from another data set by __getattr__: not replaced
     own = hasattr(inner, '__getitems__') and not hasattr(type(inner), '__getitems__')
     if not described and hasattr(inner, '__dict__') and not own:
         inner.__getitems__ = SeededItems(inner)  # of torch's own kind
