@@ -11,12 +11,11 @@ from torch import Tensor
 
 from .. import hosts
 from ..checkpoints.pickles import check_restorable
-from ..checks import is_count
+from ..checks import class_names, is_count
 from ..errors import UserError
-from ..hosts.configs import class_names
 from ..log import warn
 from ..registry import HOOKS
-from .resume import all_schedulers
+from .schedules import all_schedulers
 from .strategies import unwrap_model
 
 # hooks of mmdet that change the steps of a data set in mid-run, and what of it they use

@@ -59,7 +59,7 @@ def refuse_wide_frames() -> None:
     from mmaction.datasets.transforms import RawFrameDecode
     from mmengine import fileio
 
-    from ..datasets.images import decoding_loss
+    from ..datasets.image_headers import decoding_loss
 
     @replace(RawFrameDecode, 'transform')
     def transform(original: Any, self: Any, results: dict) -> dict:

@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 
+from ..checks import class_names
 from ..errors import UserError
 from ..progress import track
 from . import mmdet_annotation_patches, mmdet_metric_patches, mmdet_patches
 from .configs import (
     as_list,
-    class_names,
     dicts_in,
     first_renumbered,
     reads_elsewhere,

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..checks import class_names
 from ..errors import UserError
 from ..log import warn
 from . import mmpretrain_patches
 from .configs import (
     as_list,
-    class_names,
     inner_datasets,
     package_of,
     training_pipeline,
