@@ -40,6 +40,7 @@ _mmswinv2() {{
 }}
 compdef _mmswinv2 mmswinv2
 """,
+    'tcsh': "complete mmswinv2 'p/1/({commands})/' 'c/--/({options})/' 'p/*/f/'\n",
 }
 
 
@@ -57,13 +58,18 @@ def _options(source: str) -> Iterator[str]:
 
 
 def completion(shell: str) -> str:
-    """The text that bash or zsh must read to complete the command ``mmswinv2``."""
+    """The text that bash, zsh or tcsh must read to complete the command ``mmswinv2``."""
     by_command = {name: options_of(name) for name in COMMANDS}
     variable = 'words' if shell == 'bash' else 'words_of_it'
     cases = [
         f"    *:{name}) {variable}='{' '.join(found)}' ;;" for name, found in by_command.items()
     ]
-    return _SHELLS[shell].format(commands=' '.join(COMMANDS), cases='\n'.join(cases))
+    every = sorted({option for found in by_command.values() for option in found})
+    return _SHELLS[shell].format(
+        commands=' '.join(COMMANDS),
+        cases='\n'.join(cases),
+        options=' '.join(option[2:] for option in every),
+    )
 
 
 def parse_args(arguments: Sequence[str]) -> argparse.Namespace:

@@ -47,10 +47,11 @@ def test_all_commands_are_offered():
     assert ask("mmswinv2 ''") == sorted(COMMANDS)
 
 
-def test_zsh_reads_it():
-    if shutil.which('zsh') is None:
-        pytest.skip('zsh is not installed')
-    subprocess.run(['zsh', '-n'], input=completion('zsh'), text=True, check=True)
+@pytest.mark.parametrize('shell', ['zsh', 'tcsh'])
+def test_other_shells_read_it(shell):
+    if shutil.which(shell) is None:
+        pytest.skip(f'{shell} is not installed')
+    subprocess.run([shell, '-n'], input=completion(shell), text=True, check=True)
 
 
 @pytest.mark.parametrize('name', COMMANDS)
