@@ -1,4 +1,4 @@
-"""What arguments are checked with: kinds of numbers, and the error on a broken rule."""
+"""What values are checked with: kinds of numbers, names of classes, the error on a broken rule."""
 
 import math
 from typing import Any
@@ -20,3 +20,8 @@ def want(name: str, value: Any, rule: str, holds: bool) -> None:
     """Raise `UserError` with the rule if it does not hold for the argument."""
     if not holds:
         raise UserError(f'{name} must be {rule}, got {value!r}')
+
+
+def class_names(part: Any) -> set[str]:
+    """Names of the class of a part of a run and of its bases, as users derive their own."""
+    return {kind.__name__ for kind in type(part).__mro__}

@@ -227,16 +227,17 @@ def test_kernels_compile_for_gpus_and_keep_their_registers():
 # Triton's interpreter converts NumPy arrays to scalars
 @pytest.mark.filterwarnings('ignore:Conversion of an array with ndim:DeprecationWarning')
 def test_the_benchmark_of_gpus_runs_and_finds_what_is_wrong(monkeypatch):
-    from benchmarks import gpu
+    from benchmarks import gpu_operators
 
-    assert gpu.DEVICE == 'cuda' or os.environ['TRITON_INTERPRET']
+    assert gpu_operators.DEVICE == 'cuda' or os.environ['TRITON_INTERPRET']
     shape = [((3, 4), (3, 2), (1, 1), 1, 16)]
-    gpu.check(shape)
-    plain = gpu.triton.attend
-    monkeypatch.setattr(gpu.triton, 'attend', lambda *a: plain(*a) * 1.001)
-    monkeypatch.setattr(gpu, 'DTYPES', {'float32': torch.float32})  # which has the least tolerance
+    gpu_operators.check(shape)
+    plain = gpu_operators.triton.attend
+    monkeypatch.setattr(gpu_operators.triton, 'attend', lambda *a: plain(*a) * 1.001)
+    least = {'float32': torch.float32}  # with the least tolerance
+    monkeypatch.setattr(gpu_operators, 'DTYPES', least)
     with pytest.raises(SystemExit, match='WRONG'):
-        gpu.check(shape)
+        gpu_operators.check(shape)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')

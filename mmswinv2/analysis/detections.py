@@ -47,7 +47,7 @@ class _Image:
 
 
 @dataclass
-class _Pairs:
+class _Pairing:
     """Indices of boxes and objects of an image that belong together, whatever their classes."""
 
     image: _Image
@@ -68,7 +68,7 @@ def analyse(
     ids = dict(zip(dataset.cat_ids, classes, strict=True))
     boxes = _evaluate(truth, results, 'bbox', matches=True)
     images = list(_matched_images(truth, boxes))
-    paired = [_pair_boxes(image.from_score(score)) for image in images]
+    pairings = [_pair_boxes(image.from_score(score)) for image in images]
     precision = boxes.eval['precision'][..., 0, -1]  # (IoUs, recalls, classes)
     columns = [_class_scores(boxes)]
     head = ['class', 'objects', 'box AP', 'box AP50', 'recall']
@@ -95,8 +95,8 @@ def analyse(
         f"{len(images)} pictures with {sum(counts)} objects. AP is COCO's; counts and "
         f'pictures are of boxes with a score of {score:g} and more',
         Table(head, rows, range(2, len(head))),
-        _confusion_matrix(paired, ids),
-        _worst_images(dataset, paired, ids, truth if len(columns) > 1 else None, max_examples),
+        _confusion_matrix(pairings, ids),
+        _worst_images(dataset, pairings, ids, truth if len(columns) > 1 else None, max_examples),
         curves,
         _error_table(truth, images, score),
     )
@@ -309,9 +309,9 @@ def _ap50(truth: Any, results: Sequence[dict]) -> float:
     return float(known.mean()) if known.size else 0.0
 
 
-def _pair_boxes(image: _Image) -> _Pairs:
+def _pair_boxes(image: _Image) -> _Pairing:
     """Pair boxes with objects: in order of falling score, each takes the free one it fits best."""
-    found = _Pairs(image)
+    found = _Pairing(image)
     free = np.ones(len(image.truth), bool)
     for i, box in enumerate(image.boxes):
         if image.ignored[i]:
@@ -331,41 +331,44 @@ def _pair_boxes(image: _Image) -> _Pairs:
     return found
 
 
-def _confusion_matrix(paired: Sequence[_Pairs], ids: dict[int, str]) -> Matrix:
+def _confusion_matrix(pairings: Sequence[_Pairing], ids: dict[int, str]) -> Matrix:
     """Counts of true classes by those of the boxes paired with them, with extra and missed."""
     place = {number: i for i, number in enumerate(ids)}
     counts = np.zeros((len(ids) + 1, len(ids) + 1), int)
-    for of in paired:
-        truth = [place[a['category_id']] for a in of.image.truth]
-        found = [place[b['category_id']] for b in of.image.boxes]
-        for i, j in of.pairs:
+    for pairing in pairings:
+        truth = [place[a['category_id']] for a in pairing.image.truth]
+        found = [place[b['category_id']] for b in pairing.image.boxes]
+        for i, j in pairing.pairs:
             counts[truth[j], found[i]] += 1
-        for i in of.extra:
+        for i in pairing.extra:
             counts[-1, found[i]] += 1
-        for j in of.missed:
+        for j in pairing.missed:
             counts[truth[j], -1] += 1
     return Matrix([*ids.values(), 'extra'], [*ids.values(), 'missed'], counts)
 
 
 def _worst_images(
-    dataset: Any, paired: Sequence[_Pairs], ids: dict[int, str], coco: Any, max_examples: int
+    dataset: Any, pairings: Sequence[_Pairing], ids: dict[int, str], coco: Any, max_examples: int
 ) -> list[Example]:
     """Images with the lowest share of right boxes among all boxes and missed objects."""
     places = {dataset.get_data_info(i)['img_id']: i for i in range(len(dataset))}
     rated = []
-    for of in paired:
-        whole = len(of.pairs) + len(of.extra) + len(of.missed)
-        if wrong := whole - len(of.right):
-            rated.append((len(of.right) / whole, -wrong, of))
+    for pairing in pairings:
+        whole = len(pairing.pairs) + len(pairing.extra) + len(pairing.missed)
+        if wrong := whole - len(pairing.right):
+            rated.append((len(pairing.right) / whole, -wrong, pairing))
     rated.sort(key=lambda item: item[:2])
     return [
-        _example(dataset, places[of.image.number], of, ids, coco) for *_, of in rated[:max_examples]
+        _example(dataset, places[pairing.image.number], pairing, ids, coco)
+        for *_, pairing in rated[:max_examples]
     ]
 
 
-def _example(dataset: Any, index: int, of: _Pairs, ids: dict[int, str], coco: Any) -> Example:
+def _example(
+    dataset: Any, index: int, pairing: _Pairing, ids: dict[int, str], coco: Any
+) -> Example:
     """A picture with its boxes, and with the outlines of its masks if `coco` is given."""
-    image, pixels = of.image, read_image(dataset, index)
+    image, pixels = pairing.image, read_image(dataset, index)
     height, width = pixels.shape[:2]
 
     def box(item: dict, kind: str, text: str) -> Box:
@@ -374,17 +377,17 @@ def _example(dataset: Any, index: int, of: _Pairs, ids: dict[int, str], coco: An
         return Box(x / width, y / height, w / width, h / height, kind, text, path)
 
     truth = [
-        box(a, 'missed' if i in of.missed else 'truth', ids[a['category_id']])
+        box(a, 'missed' if i in pairing.missed else 'truth', ids[a['category_id']])
         for i, a in enumerate(image.truth)
     ]
-    shown = sorted([i for i, _ in of.pairs] + of.extra)
+    shown = sorted([i for i, _ in pairing.pairs] + pairing.extra)
     boxes = [image.boxes[i] for i in shown]
     found = [
-        box(item, 'right' if i in of.right else 'wrong', _describe_box(item, boxes[:n], ids))
+        box(item, 'right' if i in pairing.right else 'wrong', _describe_box(item, boxes[:n], ids))
         for n, (i, item) in enumerate(zip(shown, boxes, strict=True))
     ][::-1]  # highest score on top
-    right = len(of.right)
-    words = f'{right} right, {len(shown) - right} wrong, {len(of.missed)} missed'
+    right = len(pairing.right)
+    words = f'{right} right, {len(shown) - right} wrong, {len(pairing.missed)} missed'
     panels = [panel(pixels, 'truth', truth), panel(pixels, 'prediction', found)]
     return Example(dataset.get_data_info(index)['img_path'], words, panels)
 

@@ -12,7 +12,7 @@ import torch
 from mmengine.registry import MODELS
 
 from .. import hosts
-from .model import frozen_batch_norms, ready
+from .model import begin_counters, frozen_batch_norms, ready
 
 # environment of glibc: freed memory returns at once to the system, so the peak is memory in use
 AT_ONCE_BACK = {'MALLOC_MMAP_THRESHOLD_': '65536', 'MALLOC_TRIM_THRESHOLD_': '0'}
@@ -82,6 +82,7 @@ def _measure(path: str, batch_size: str, name: str, *sizes: str) -> None:
 
     torch.manual_seed(0)
     cfg = config_with_options(path, None)
+    begin_counters()
     model_cfg = ready(cfg)
     if isinstance(model_cfg.type, str):
         MODELS.get(model_cfg.type)  # imports the host

@@ -119,6 +119,7 @@ def build(
     Raises:
         UserError: if its backbone is not of this package.
     """
+    begin_counters()
     model_cfg = ready(cfg)
     if hosts.own_backbone(model_cfg) is None:
         raise UserError('the model of this config has no backbone of mmswinv2')
@@ -133,13 +134,9 @@ def ready(cfg: Any) -> Any:
     """Config of the model without pre-trained weights, and with the largest number of positives.
 
     During training, more and more proposals match an object. RoI heads are analyzed with as many
-    positive proposals as their samplers take. Where no training runs, the counts of epochs and
-    iterations that some heads ask for begin at 0.
+    positive proposals as their samplers take.
     """
     hosts.use_registries(cfg)
-    hub = MessageHub.get_current_instance()
-    for counter in {'epoch', 'iter'} - hub.runtime_info.keys():
-        hub.update_info(counter, 0)
     model_cfg = without_weights(cfg.model)
     if (backbone := hosts.own_backbone(model_cfg)) is not None:
         backbone.path = 'plain'  # the implementation for GPUs, which are analyzed here
@@ -149,6 +146,13 @@ def ready(cfg: Any) -> Any:
             continue
         stage.assigner.update(pos_iou_thr=0.1, neg_iou_thr=0.1, min_pos_iou=0.1)
     return model_cfg
+
+
+def begin_counters() -> None:
+    """Begin the counts of epochs and iterations, for which some heads ask, where none runs."""
+    hub = MessageHub.get_current_instance()
+    for counter in {'epoch', 'iter'} - hub.runtime_info.keys():
+        hub.update_info(counter, 0)
 
 
 def count_parameters(cfg: Any) -> int:

@@ -6,57 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints import convert_file, fetch
 from ..core.attention import ContinuousPositionBias
-from ..errors import UserError
-
-
-def load_bias(
-    checkpoint: str,
-    stage: int,
-    block: int,
-    pretrained_window: Sequence[int] | None = None,
-    prefix: str | None = None,
-) -> ContinuousPositionBias:
-    """The bias network of a block, with its weights.
-
-    Args:
-        checkpoint: file, name or address of weights of any format.
-        stage: from 0.
-        block: in the stage, from 0.
-        pretrained_window: pre-trained window of the stage, if the file does not record it.
-        prefix: prefix of the network's keys.
-
-    Raises:
-        UserError: if there is no such block, or its pre-trained window is not known.
-    """
-    converted = convert_file(fetch(checkpoint), prefix=prefix)
-    start = f'layers.{stage}.blocks.{block}.attn.cpb_mlp.'
-    state = {k.removeprefix(start): v for k, v in converted.state.items() if k.startswith(start)}
-    if not state:
-        blocks = sorted({'.'.join(k.split('.')[1:4:2]) for k in converted.state if '.blocks.' in k})
-        raise UserError(
-            f'{checkpoint} has no block {block} in stage {stage}; its stages and blocks are '
-            f'{", ".join(blocks)}'
-        )
-    ndim = state['0.weight'].shape[1]
-    recorded = converted.windows.get(stage, ())
-    window = tuple(pretrained_window or recorded)
-    if len(window) == 1:
-        window *= ndim
-    if recorded and window != tuple(recorded):
-        raise UserError(
-            f'--pretrained-window {window}: {checkpoint} says that stage {stage} was pre-trained '
-            f'with {tuple(recorded)}; leave the option out'
-        )
-    if len(window) != ndim:
-        raise UserError(
-            f'{checkpoint} does not say what window stage {stage} was pre-trained with: give '
-            f'--pretrained-window, a number or one for each of {ndim} axes'
-        )
-    bias = ContinuousPositionBias(len(state['2.weight']), window)
-    bias.load_state_dict(state)
-    return bias.eval()
 
 
 def find_biases(model: nn.Module) -> dict[tuple[int, int], ContinuousPositionBias]:

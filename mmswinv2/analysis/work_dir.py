@@ -15,7 +15,7 @@ from ..checks import is_number
 from ..errors import UserError
 from ..files import find
 from ..hosts.configs import join_path
-from ..options import plain_value
+from ..option_values import plain_value
 
 Curve = list[tuple[float, float]]  # (step, value)
 

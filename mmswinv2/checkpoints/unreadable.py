@@ -63,26 +63,18 @@ def _of_other_content(path: Path, error: Exception) -> CheckpointError:
     if named_so and not is_safetensors and start.startswith((b'PK', b'\x80')):
         return CheckpointError(f'{path} is a file of torch.save; rename it to .pth')
     holds_arrays = b'numpy' in start or b'torch._utils' in start
-    if start.startswith(b'\x80') and holds_arrays and not _is_of_torch_save(path):
-        return CheckpointError(
-            f'{path} is a pickle of arrays, as Detectron2 and Caffe2 write them, and no file of '
-            'torch.save. If you trust where it comes from, keep its weights alone: `import '
-            f'pathlib, pickle, torch; f = pickle.loads(pathlib.Path({str(path)!r}).read_bytes(), '
-            "encoding='latin1'); w = next((f[k] for k in ('state_dict', 'model', 'blobs') if k in "
-            "f), f); torch.save({k: torch.as_tensor(w[k]) for k in w}, 'weights.pth')`"
-        )
-    if start.startswith(b'PK') and b'.npy' in start[:256]:  # the name of the first entry
-        return CheckpointError(
-            f'{path} has arrays of NumPy; keep them as weights by `import numpy, torch; f = '
-            f'numpy.load({str(path)!r}); '
-            "torch.save({k: torch.as_tensor(f[k]) for k in f}, 'weights.pth')`"
-        )
     of_zip = re.search('not in a subdirectory|hasRecord|file data.pkl', str(error))
-    if of_zip and path.suffix == '.pt2':
+    kind = ''
+    if start.startswith(b'\x80') and holds_arrays and not _is_of_torch_save(path):
+        kind = 'a pickle of arrays, as Detectron2 and Caffe2 write them'
+    elif start.startswith(b'PK') and b'.npy' in start[:256]:  # the name of the first entry
+        kind = 'an archive of arrays of NumPy'
+    elif of_zip and path.suffix == '.pt2':
+        kind = 'a program of torch.export'
+    if kind:
         return CheckpointError(
-            f'{path} is a program of torch.export. If you trust where it comes from, keep its '
-            f'weights alone: `import torch; p = torch.export.load({str(path)!r}); '
-            "torch.save(dict(p.state_dict), 'weights.pth')`"
+            f'{path} is {kind}. If you trust where it comes from, read it with what wrote it, and '
+            "keep its weights alone: torch.save({name: tensor, ...}, 'weights.pth')"
         )
     if of_zip or start.startswith(_PACKED) or start[257:262] == b'ustar':
         return CheckpointError(f'{path} is an archive; unpack it, and name the file in it')

@@ -14,9 +14,6 @@ from ..checks import want
 from ..errors import UserError
 from ..options import ArgumentParser
 
-_ARCHS = ('nano', 'tiny', 'small', 'base', 'large', 'huge', 'giant')
-_SHORT = {name[0]: name for name in _ARCHS[1:]}
-
 
 def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
@@ -26,8 +23,7 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
         epilog='example: mmswinv2 swap mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
     )
     parser.add_argument('config', help="a path, or a name such as 'mmdet::fcos/fcos_r50...py'")
-    parser.add_argument('--arch', choices=[*_ARCHS, *_SHORT], default='tiny', metavar='ARCH',
-                        help=f'{", ".join(_ARCHS)} (tiny)')  # fmt: skip
+    parser.add_argument('--arch', default='tiny', help='size, from nano to giant (tiny)')
     parser.add_argument('--window', type=int, help='window size in tokens (that of the weights)')
     parser.add_argument(
         '--checkpoint',
@@ -62,17 +58,18 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
         action='store_false',
         help='build the new backbone without memory, and do not run the model',
     )
-    args = parser.parse_args(arguments)
-    args.arch = _SHORT.get(args.arch, args.arch)
-    return args
+    return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str]) -> None:
     """The command ``mmswinv2 swap``."""
     args = parse_args(arguments)
     from .. import hosts
+    from ..core.arguments import SHORT, get_variant
     from ..swap import Options, default_window, read_config, swap_backbone, write_config
 
+    get_variant(args.arch)  # refuses an unknown one
+    args.arch = SHORT.get(args.arch.lower(), args.arch.lower())
     if args.window is None:
         args.window = default_window(args.arch, args.checkpoint)
     lr, decay = args.lr, args.layer_decay

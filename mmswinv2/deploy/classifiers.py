@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..checks import class_names
 from ..errors import UserError
 from .graph import Graph, total_stride
 
@@ -88,7 +89,7 @@ class Segmentor(Graph):
     def __init__(self, model: Any, normalized: bool = False) -> None:
         super().__init__(model, normalized)
         head = type(model.decode_head)
-        if any(kind.__name__ in _WITHOUT_RULE for kind in head.__mro__):
+        if not class_names(model.decode_head).isdisjoint(_WITHOUT_RULE):
             raise UserError(f'the decode head {head.__name__} has no export rule')
         self.mode = model.test_cfg.get('mode', 'whole')
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checks import class_names
 from ..errors import UserError
 from .graph import Graph
 from .operators import nms, roi_features, soft_nms
@@ -76,7 +77,7 @@ class TwoStage(Detector):
         for cfg in (self.model.rpn_head.test_cfg, roi.test_cfg):
             check_nms(cfg.nms)
         for module in self.model.modules():
-            if any(kind.__name__ == 'BaseRoIExtractor' for kind in type(module).__mro__):
+            if 'BaseRoIExtractor' in class_names(module):
                 check_heads(module, 'SingleRoIExtractor')
                 module.forward = extractor(module)
         self.cascade = type(roi).__name__ != 'StandardRoIHead'

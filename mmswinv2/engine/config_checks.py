@@ -14,7 +14,8 @@ from torch import nn
 from .. import hosts
 from ..checks import is_count, is_number
 from ..core.arguments import get_variant
-from ..errors import UserError, nearest, unknown_type
+from ..errors import UserError, nearest
+from ..explanations import unknown_type
 from ..log import warn
 from .config_names import LOADERS, NAMES, PARAMWISE, arguments, settings_in
 

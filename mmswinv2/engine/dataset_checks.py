@@ -11,16 +11,12 @@ from torch import Tensor
 
 from .. import hosts
 from ..checkpoints.pickles import check_restorable
-from ..checks import is_count
+from ..checks import class_names, is_count
 from ..errors import UserError
-from ..hosts.configs import class_names
 from ..log import warn
 from ..registry import HOOKS
-from .resume import all_schedulers
+from .schedules import all_schedulers
 from .strategies import unwrap_model
-
-# hooks of mmdet that change the steps of a data set in mid-run, and what of it they use
-_SWITCHES = {'YOLOXModeSwitchHook': 'update_skip_type_keys', 'PipelineSwitchHook': 'pipeline'}
 
 
 @HOOKS.register_module()
@@ -84,7 +80,8 @@ class CheckDatasetHook(Hook):
         _warn_of_long_warm_ups(runner)
         dataset = runner.train_dataloader.dataset
         kinds = {type(hook).__name__ for hook in runner.hooks}
-        for kind, part in _SWITCHES.items():
+        switches = (pair for host in hosts.HOSTS for pair in host.switches.items())
+        for kind, part in switches:
             if kind in kinds and not hasattr(dataset, part):
                 raise UserError(
                     f'{kind} needs {part} of train_dataloader.dataset, which '
@@ -166,9 +163,6 @@ def _has_nan(scores: Any) -> bool:
     return isinstance(scores, Tensor) and scores.numel() > 0 and bool(scores.max().isnan())
 
 
-_ENDLESS = {'InfiniteSampler', 'MultiSourceSampler'}  # of mmengine and of mmdet
-
-
 def _warn_of_long_warm_ups(runner: Any) -> None:
     """Warn of a learning rate that stays low, as its warm-up outlasts the training."""
     for number, scheduler in enumerate(all_schedulers(runner)):
@@ -191,7 +185,8 @@ def _check_batches(loop: BaseLoop, where: str) -> None:
     size: Any = getattr(batches, 'batch_size', None)
     if isinstance(loop.dataloader.dataset, Sized) and not len(loop.dataloader.dataset):
         raise UserError(f'{where}: the data set has no samples; see its annotations and filters')
-    if _ENDLESS & class_names(sampler):
+    endless = {name for host in hosts.HOSTS for name in host.endless_samplers}
+    if endless & class_names(sampler):
         walks = {EpochBasedTrainLoop.run_epoch, ValLoop.run, TestLoop.run}  # users' own may stop
         if walks & {getattr(type(loop), name, None) for name in ('run', 'run_epoch')}:
             raise UserError(

@@ -21,7 +21,8 @@ from torch import nn
 from .. import hosts
 from ..checkpoints import PUBLISHED, fetch
 from ..checkpoints.download import ADDRESSES
-from ..errors import UserError, raised
+from ..errors import UserError
+from ..explanations import raised
 from ..files import check_writable
 from ..launchers import is_first_process
 from ..options import command_line

@@ -16,7 +16,8 @@ from torch.utils.data import IterableDataset
 from ..checkpoints.load import shard_like
 from ..log import warn
 from ..registry import HOOKS
-from .resume import check_shapes, leave_averages, named
+from .saved_states import check_shapes, leave_averages
+from .schedules import named
 from .seeds import seed_all, seed_samples
 from .strategies import unwrap_model, waiting_gradients
 

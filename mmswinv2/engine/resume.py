@@ -3,24 +3,18 @@
 import inspect
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-import torch
-from mmengine.model import is_model_wrapper
-from mmengine.optim import OptimWrapperDict
-from mmengine.runner import EpochBasedTrainLoop
-
-from ..checkpoints.formats import unwrapped
 from ..errors import UserError
 from ..hosts.configs import package_of
 from ..hosts.patching import PACKAGES
 from ..log import warn
+from .saved_states import NO_SETTINGS, check_groups, check_states
+from .schedules import all_schedulers, check_steps, named, progress, replay
 
 _OF_SCHEDULERS = ('initial_', 'max_', 'min_')  # keys of a group: values that schedules go between
-# keys of a parameter group that are no settings, or flags that do not change the results
-_NO_SETTINGS = {'params', 'param_names', 'foreach', 'fused', 'capturable', 'differentiable'}
 
 
 def follow_config(runner: Any) -> None:
@@ -40,7 +34,7 @@ def follow_config(runner: Any) -> None:
         changes = _Changes()
         schedulers = dict(named(runner.param_schedulers))
         for scheduler in all_schedulers(runner):
-            _check_steps(scheduler, runner)
+            check_steps(scheduler, runner)
         for name, wrapper in named(runner.optim_wrapper):
             changes.watch(wrapper, f'optimizer{name}', _scheduled(schedulers.get(name)))
         for name, those in schedulers.items():
@@ -74,21 +68,6 @@ def follow_config(runner: Any) -> None:
             )
 
     runner.load_or_resume = load_or_resume
-
-
-def _check_steps(scheduler: Any, runner: Any) -> None:
-    """Raise `UserError` if OneCycleLR is shorter than the training, which it would end in mid-run.
-
-    Its last step may be one more than ``total_steps``.
-    """
-    total = getattr(scheduler, 'total_steps', None)
-    unit = 'epochs' if scheduler.by_epoch else 'iterations'
-    length = runner.max_epochs if scheduler.by_epoch else runner.max_iters
-    if total is not None and min(length, scheduler.end - 1) - scheduler.begin > total:
-        raise UserError(
-            f'total_steps={total} of {type(scheduler).__name__} is less than the {length} {unit} '
-            f'of the training; set it to {length}, or set end of the scheduler'
-        )
 
 
 def _leave_best_of_others(runner: Any) -> None:
@@ -170,9 +149,9 @@ class _Changes:
         # the wrapper may add a group of its own for base_param_settings
         optimizer = getattr(owner, 'optimizer', owner)
         own, known = optimizer.param_groups, _optimizer_settings(optimizer)
-        _check_groups(name, own, state.get('param_groups'))
+        check_groups(name, own, state.get('param_groups'))
         if package_of(optimizer) in ('torch', *PACKAGES):
-            _check_states(name, own, state)
+            check_states(name, own, state)
         scaler = state.get('loss_scaler') or {}
         still = scaler.get('scale') == 1.0 and not scaler.get('_growth_tracker')
         if still and getattr(owner, '_scale_update_param', 1) is None:
@@ -184,7 +163,7 @@ class _Changes:
         for settings, group in zip(configured, owner.param_groups, strict=True):
             for key, value in settings.items():
                 stored = group.get(key)
-                if key in _NO_SETTINGS or key in scheduled or _same(value, stored):
+                if key in NO_SETTINGS or key in scheduled or _same(value, stored):
                     continue
                 set_by_scheduler = key not in known and key.startswith(_OF_SCHEDULERS)
                 if key not in known and not set_by_scheduler:
@@ -202,48 +181,6 @@ class _Changes:
                 if key not in reported and stored is not None:
                     reported.add(key)
                     self.differences.append(f'{name}.{key}={value} (checkpoint: {stored})')
-
-
-def replay(schedulers: list[Any], runner: Any) -> None:
-    """Set schedulers, and the values they control, to the state after the iterations so far.
-
-    Args:
-        schedulers: of one optimizer.
-        runner: with ``iter`` and ``epoch``, the numbers done.
-
-    Raises:
-        UserError: if a scheduler depends on a measured value (ReduceOnPlateau).
-    """
-    if any(hasattr(scheduler, 'monitor') for scheduler in schedulers):
-        raise UserError(
-            'the config and the checkpoint differ in their schedules, and one that goes by a '
-            'measured value cannot be computed anew; resume with the settings of the checkpoint, '
-            'or start from its weights with load_from'
-        )
-    for scheduler in schedulers:
-        name = scheduler.param_name
-        scheduler.base_values = [g[f'initial_{name}'] for g in scheduler.optimizer.param_groups]
-        for group in scheduler.optimizer.param_groups:
-            group[name] = group[f'initial_{name}']
-        scheduler.optimizer._global_step = 0  # or its first step warns
-        scheduler.last_step = scheduler._global_step = -1
-    steps, epochs = runner.iter, runner.epoch
-    for scheduler in schedulers:
-        scheduler.step()
-    done = 0
-    for i in range(1, steps + 1):
-        _step(s for s in schedulers if not s.by_epoch)
-        while done < epochs and (done + 1) * steps <= i * epochs:
-            _step(s for s in schedulers if s.by_epoch)
-            done += 1
-
-
-def _step(schedulers: Iterator[Any]) -> None:
-    for scheduler in schedulers:
-        if scheduler._global_step + 1 < scheduler.end:
-            scheduler.step()
-        else:
-            scheduler._global_step += 1  # after its end it only counts
 
 
 def _settings(owner: Any) -> list[str]:
@@ -276,107 +213,9 @@ def _scheduled(schedulers: Any) -> set[str]:
     return names | ({'betas'} if 'momentum' in names else set())
 
 
-def _check_groups(name: str, configured: list[dict], stored: list[dict] | None) -> None:
-    """Raise `UserError` if the state is of another kind of optimizer, or of other parameters."""
-    if not configured or not stored:
-        return
-    kinds = [
-        {k for k in groups[0] if k not in _NO_SETTINGS and not k.startswith('initial_')}
-        for groups in (configured, stored)
-    ]
-    core = {'betas', 'momentum', 'alpha', 'rho', 'eps'}
-    sizes = [[len(group['params']) for group in groups] for groups in (configured, stored)]
-    if kinds[0] & core != kinds[1] & core or sizes[0] != sizes[1]:
-        raise UserError(
-            f'{name}: the checkpoint has the state of another optimizer ({len(stored)} groups of '
-            f'{sorted(kinds[1])} for {sum(sizes[1])} parameters, here {len(configured)} of '
-            f'{sorted(kinds[0])} for {sum(sizes[0])}); set it as it was, or start from the weights '
-            'alone with load_from'
-        )
-
-
-def _check_states(name: str, configured: list[dict], state: dict) -> None:
-    """Raise `UserError` if an optimizer state has another shape than its parameter."""
-    numbers = [number for group in state.get('param_groups', ()) for number in group['params']]
-    parameters = [parameter for group in configured for parameter in group['params']]
-    for number, parameter in zip(numbers, parameters, strict=False):
-        for key, value in state['state'].get(number, {}).items():
-            # numbers of steps have no axes, and states of Adafactor fewer elements
-            is_whole = isinstance(value, torch.Tensor) and value.ndim and not key.endswith('_var')
-            if is_whole and value.shape != parameter.shape:
-                raise UserError(
-                    f'{name}: the checkpoint has {key} of shape {tuple(value.shape)} for a '
-                    f'parameter of shape {tuple(parameter.shape)}; it is of another model: set '
-                    'that as it was, or start from the weights alone with load_from'
-                )
-
-
-def check_shapes(model: torch.nn.Module, state: Mapping[str, Any]) -> None:
-    """Raise `UserError` if weights to resume from have other names or shapes than the model's.
-
-    ``load_from`` can leave out a head of another kind; a resumed optimizer state must fit.
-    """
-    # a part may be wrapped in the model or the file alone, as by torch.compile
-    parameters = {unwrapped(key): parameter for key, parameter in model.named_parameters()}
-    state = {unwrapped(key): value for key, value in state.items()}
-    lacking = [key for key, p in parameters.items() if p.requires_grad and key not in state]
-    wrapped = any(map(is_model_wrapper, model.modules()))  # so that names have a prefix inside
-    if lacking and not wrapped and parameters.keys() & state.keys():  # else all have one
-        raise UserError(
-            f'--resume: the checkpoint lacks {len(lacking)} of the trained weights of the model, '
-            f'such as {lacking[0]}; set the config as it was, or start from the weights alone with '
-            'load_from'
-        )
-    for key, parameter in parameters.items():
-        shapes = [tuple(getattr(x, 'shape', ())) for x in (state.get(key, parameter), parameter)]
-        if shapes[0] != shapes[1]:
-            raise UserError(
-                f'--resume: {key} has the shape {shapes[0]} in the checkpoint, and {shapes[1]} in '
-                'the model of the config; set it as it was, or start from the weights alone with '
-                'load_from, which leaves heads of another size out'
-            )
-
-
-def leave_averages(checkpoint: dict[str, Any]) -> None:
-    """Let a run without EMAHook go on with the trained weights of a checkpoint.
-
-    EMAHook saves them in the place of the averages, which stand where weights are loaded from.
-    """
-    trained = checkpoint.get('ema_state_dict') or {}
-    weights = {k[len('module.') :]: v for k, v in trained.items() if k.startswith('module.')}
-    if weights:
-        checkpoint['state_dict'].update(weights)
-        warn(
-            'the checkpoint has averaged weights, and this config has no EMAHook: the run goes on '
-            'with the weights that were averaged, and averages no more'
-        )
-
-
 def _same(configured: Any, stored: Any) -> bool:
     if isinstance(configured, (list, tuple)) and isinstance(stored, (list, tuple)):
         return len(configured) == len(stored) and all(map(_same, configured, stored))
     if isinstance(configured, (int, float)) and isinstance(stored, (int, float)):
         return math.isclose(configured, stored, rel_tol=1e-9)
     return callable(configured) or bool(configured == stored)
-
-
-def progress(runner: Any) -> tuple[str, int, int]:
-    """What a training is counted in (``epoch`` or ``iter``), how many are done, and of how many."""
-    loop = runner.train_loop
-    if isinstance(loop, EpochBasedTrainLoop):
-        return 'epoch', loop.epoch, loop.max_epochs
-    return 'iter', loop.iter, loop.max_iters
-
-
-def all_schedulers(runner: Any) -> list[Any]:
-    """The schedulers of a runner, of all its optimizers."""
-    return [scheduler for _, those in named(runner.param_schedulers) for scheduler in those]
-
-
-def named(found: Any) -> Iterator[tuple[str, Any]]:
-    """Yield one object, or each object of a dict, with a name for messages."""
-    if isinstance(found, (OptimWrapperDict, dict)):
-        for name, item in found.items():
-            yield f'.{name}', item
-    elif found is not None:
-        yield '', found

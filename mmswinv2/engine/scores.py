@@ -7,7 +7,7 @@ from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 
 from ..registry import HOOKS
-from .resume import all_schedulers, progress
+from .schedules import all_schedulers, progress
 
 
 @HOOKS.register_module()

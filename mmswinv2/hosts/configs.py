@@ -44,11 +44,6 @@ def package_of(part: Any) -> str:
     return type(part).__module__.partition('.')[0]
 
 
-def class_names(part: Any) -> set[str]:
-    """Names of the class of a part of a run and of its bases, as users derive their own."""
-    return {kind.__name__ for kind in type(part).__mro__}
-
-
 def dtype_name(wrapper: Any) -> str:
     """The name of the dtype of an AmpOptimWrapper, which its config gives as a name or a type."""
     return str(wrapper.get('dtype') or 'float16').removeprefix('torch.')

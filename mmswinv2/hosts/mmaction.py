@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from mmengine.dataset import BaseDataset
 
+from ..checks import class_names
 from ..errors import UserError
 from ..log import warn
 from . import mmaction_patches
-from .configs import as_list, class_names, inner_datasets, package_of, steps_in, type_name
+from .configs import as_list, inner_datasets, package_of, steps_in, type_name
 from .host import FILE_KEYS, Host
 from .mmaction_import import make_importable
 from .patching import patches_in
@@ -41,7 +42,6 @@ class MMAction(Host):
         'VideoDataset': (r'\S.*', '"path label"'),
     }
     scores = (('AccMetric', 'acc', 'mean1', *(f'top{k}' for k in range(1, 101))),)
-    analysis_tools = ('confusion_matrix', 'report_accuracy', 'analyze_logs', 'benchmark')
 
     def check_dataset(self, dataset: Any, where: str, model: Any) -> bool:
         """Refuse labels that are no class of the head, and steps that do not fit together."""

@@ -3,7 +3,7 @@
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -59,7 +59,7 @@ def refuse_wide_frames() -> None:
     from mmaction.datasets.transforms import RawFrameDecode
     from mmengine import fileio
 
-    from ..datasets.images import decoding_loss
+    from ..datasets.image_headers import decoding_loss
 
     @replace(RawFrameDecode, 'transform')
     def transform(original: Any, self: Any, results: dict) -> dict:
@@ -147,10 +147,12 @@ def score_actions_as_ava() -> None:
         with Path(found).open('a') as file:  # a box of no size and score, the last of its class
             for label, row in {row[6]: row for row in rows}.items():  # on a frame that has it
                 file.write(f'{row[0]},{row[1]},0,0,0,0,{label},0\n')
-        with NamedTemporaryFile('w', suffix='.csv') as counted:
-            counted.write(''.join(f'{",".join(row)}\n' for row in rows))
-            counted.flush()
-            return original(found, kind, labels, counted.name, excluded, **options)
+        if not keys:
+            return original(found, kind, labels, truth, excluded, **options)
+        with TemporaryDirectory() as folder:
+            counted = Path(folder, 'counted.csv')
+            counted.write_text(''.join(f'{",".join(row)}\n' for row in rows))
+            return original(found, kind, labels, str(counted), excluded, **options)
 
 
 @patch('mmaction', '>=1')

@@ -45,7 +45,8 @@ def name_unreadable_images() -> None:
     from mmcv.image import io as mmcv_io
     from mmcv.transforms import LoadImageFromFile
 
-    from ..datasets.images import decoding_loss, picture, upright
+    from ..datasets.image_headers import decoding_loss
+    from ..datasets.images import picture, upright
 
     read = threading.local()
 

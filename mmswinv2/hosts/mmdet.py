@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 
+from ..checks import class_names
 from ..errors import UserError
 from ..progress import track
 from . import mmdet_annotation_patches, mmdet_metric_patches, mmdet_patches
 from .configs import (
     as_list,
-    class_names,
     dicts_in,
     first_renumbered,
     reads_elsewhere,
@@ -53,14 +53,12 @@ class MMDet(Host):
     visualizer = 'DetLocalVisualizer'
     kind_of_model = 'Detector'
     scores = tuple((kind, 'coco', *_COCO_SCORES) for kind in COCO_METRICS)
+    endless_samplers = ('MultiSourceSampler',)
+    switches = {  # noqa: RUF012, a constant
+        'YOLOXModeSwitchHook': 'update_skip_type_keys',
+        'PipelineSwitchHook': 'pipeline',
+    }
     lists = {'ReIDDataset': (r'\S+ -?\d+', '"path label"')}  # noqa: RUF012, a constant
-    analysis_tools = (
-        'confusion_matrix',
-        'analyze_results',
-        'coco_error_analysis',
-        'analyze_logs',
-        'benchmark',
-    )
 
     def folder_hint(self, dataset: Any, key: str) -> str:
         """Say where the semantic maps of HTC come from."""

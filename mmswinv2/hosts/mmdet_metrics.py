@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from ..checks import class_names
 from ..errors import UserError
 from ..files import refuse_shared
 from ..log import warn
-from .configs import as_list, class_names, inner_datasets, steps_in
+from .configs import as_list, inner_datasets, steps_in
 from .pipelines import has_own_steps
 
 COCO_ITEMS = (

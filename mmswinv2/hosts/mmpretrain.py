@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..checks import class_names
 from ..errors import UserError
 from ..log import warn
 from . import mmpretrain_patches
 from .configs import (
     as_list,
-    class_names,
     inner_datasets,
     package_of,
     training_pipeline,
@@ -57,7 +57,6 @@ class MMPretrain(Host):
     kind_of_model = 'Image classifier'
     lists = dict.fromkeys(('CustomDataset', 'ImageNet', 'ImageNet21k', 'Places205'), _LINE)
     scores = (('Accuracy', 'accuracy', *(f'top{k}' for k in range(1, 101))),)
-    analysis_tools = ('confusion_matrix', 'analyze_results', 'analyze_logs')
 
     def require(self, path: str) -> None:
         """Check as `Host` does, and import torchvision before mmpretrain does."""

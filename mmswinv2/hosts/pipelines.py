@@ -5,7 +5,8 @@ from typing import Any
 
 from mmengine.dataset import Compose
 
-from ..errors import UserError, raised
+from ..errors import UserError
+from ..explanations import raised
 from .configs import package_of, step_lists, steps_in
 from .host import FILE_KEYS
 from .patching import PACKAGES, patch, replace

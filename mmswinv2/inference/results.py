@@ -5,6 +5,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +68,9 @@ class ResultWriter:
             raise
         self._cfg = cfg
         self.score, self.classes = score, list(meta.get('classes') or ())
-        font = FT2Font(font_of(''.join(map(str, self.classes)))).family_name
-        self._style = {'font.sans-serif': [font]}  # of matplotlib, with which most hosts draw
+        self._font = FT2Font(font_of(''.join(map(str, self.classes)))).family_name
+        # of mmdet's visualizer; mmpretrain's is given the font in each call
+        self.visualizer.draw_texts = partial(self.visualizer.draw_texts, font_families=self._font)
         self.images: list[dict] = []
         self.found: list[dict] = []
         self.kind = ''  # name of the results file
@@ -148,8 +150,6 @@ class ResultWriter:
 
     def _draw(self, item: Item, result: Any, options: dict) -> np.ndarray | None:
         """The image with the predictions drawn on it, (H, W, 3) RGB; ``None`` for a clip."""
-        from matplotlib import rc_context
-
         if item.clip:
             return None
         image = item.image
@@ -157,10 +157,11 @@ class ResultWriter:
             image = picture_of(self._cfg, item.path)
         image, result = enlarge(image, result)
         self._drawn = None
-        with warnings.catch_warnings(), _same_random_numbers(), rc_context(self._style):
+        with warnings.catch_warnings(), _same_random_numbers():
             if hasattr(self.visualizer, 'visualize_cls'):
                 names = list(map(self.class_name, range(len(result.pred_score))))
-                return self.visualizer.visualize_cls(image, result, classes=names)
+                font = dict(family=['monospace', self._font])  # the former is mmpretrain's own
+                return self.visualizer.visualize_cls(image, result, classes=names, text_cfg=font)
             # mmengine warns about boxes that cross the border
             warnings.filterwarnings('ignore', '.* is out of bounds, the drawn')
             self.visualizer.add_datasample(item.name, image, result, draw_gt=False, **options)

@@ -19,7 +19,8 @@ from mmengine.registry import TRANSFORMS, init_default_scope
 from PIL import ExifTags, Image
 
 from mmswinv2.datasets import LoadImage
-from mmswinv2.datasets.images import decoding_loss, read_header, read_picture
+from mmswinv2.datasets.image_headers import decoding_loss, read_header
+from mmswinv2.datasets.images import read_picture
 from mmswinv2.datasets.to_coco import image_size
 from mmswinv2.errors import UserError
 from mmswinv2.hosts.mmcv import keep_a_pixel, name_unreadable_images, open_image, orientation

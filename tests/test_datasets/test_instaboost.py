@@ -14,7 +14,7 @@ from mmengine.dataset import worker_init_fn
 from mmengine.registry import DefaultScope
 
 from mmswinv2.datasets import InstaBoost
-from mmswinv2.errors import explain
+from mmswinv2.explanations import explain
 from tests.test_tools.conftest import shapes, tool  # noqa: F401
 from tests.test_tools.test_real_images import SAMPLE
 

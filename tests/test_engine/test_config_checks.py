@@ -19,7 +19,8 @@ from mmswinv2.engine.config_checks import (
     check_values,
 )
 from mmswinv2.engine.configs import read_config
-from mmswinv2.errors import UserError, explain
+from mmswinv2.errors import UserError
+from mmswinv2.explanations import explain
 from mmswinv2.models import SwinTransformerV2
 from tests.test_engine.test_config_names import read
 

@@ -27,7 +27,8 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset,
 from mmswinv2.checkpoints import read_checkpoint
 from mmswinv2.engine import LoadCheckpointHook, RepeatableHook, ScoresHook
 from mmswinv2.engine import hooks as engine_hooks
-from mmswinv2.engine.resume import _Changes, _leave_best_of_others, check_shapes, follow_config
+from mmswinv2.engine.resume import _Changes, _leave_best_of_others, follow_config
+from mmswinv2.engine.saved_states import check_shapes
 from mmswinv2.engine.start import look_at_checkpoint
 from mmswinv2.errors import UserError
 

@@ -28,6 +28,8 @@ from mmswinv2.hosts.mmpretrain_patches import (
 )
 from mmswinv2.inference.predict import predict
 from mmswinv2.inference.predictor import Predictor
+from mmswinv2.inference.results import ResultWriter
+from mmswinv2.inference.sources import Item
 from mmswinv2.registry import DATASETS
 from tests.test_cli.test_report import in_words
 from tests.test_pretrain.conftest import CLASSIFIER, SIMMIM, build, draw
@@ -225,6 +227,17 @@ def test_page_of_a_classifier(trained, tmp_path):
     assert cv2.imread(shown.picture) is not None and best[0]['name'] in page.classes
     assert list(shown.scores) == [entry['name'] for entry in best]
     assert list(page.draw(item, result, 0.0, [1]).scores) == [page.classes[1]]
+
+
+def test_names_in_letters_that_the_font_of_mmpretrain_lacks(tmp_path):
+    """matplotlib warns of each that it draws as a box, which is an error in tests."""
+    from mmpretrain.structures import DataSample
+
+    cfg = Config(dict(default_scope='mmpretrain'))
+    writer = ResultWriter(tmp_path, cfg, dict(classes=['\u1d8a']), 0.3)
+    sample = DataSample().set_pred_score(torch.ones(1)).set_pred_label(0)
+    drawn = writer.add(Item('a', 'a.jpg', np.zeros((640, 640, 3), np.uint8)), sample)
+    assert drawn.any()
 
 
 def test_flipped_views(tool, trained, folders, tmp_path):

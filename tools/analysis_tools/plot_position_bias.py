@@ -8,7 +8,9 @@ The centre of a map is the bias of a token on itself. Files of all formats are r
 """
 
 from mmswinv2.analysis.figures import check_ending
-from mmswinv2.analysis.position_bias import bias_maps, draw_bias, load_bias
+from mmswinv2.analysis.position_bias import bias_maps, draw_bias
+from mmswinv2.checkpoints import convert_file, fetch
+from mmswinv2.core.attention import ContinuousPositionBias
 from mmswinv2.errors import UserError, report_user_errors
 from mmswinv2.options import ArgumentParser
 
@@ -39,6 +41,37 @@ def parse_args():
         '--out', default='position_bias.png', help='file to write (position_bias.png)'
     )
     return parser.parse_args()
+
+
+def load_bias(checkpoint, stage, block, pretrained_window, prefix):
+    """The bias network of a block, with its weights; see `parse_args`."""
+    converted = convert_file(fetch(checkpoint), prefix=prefix)
+    start = f'layers.{stage}.blocks.{block}.attn.cpb_mlp.'
+    state = {k.removeprefix(start): v for k, v in converted.state.items() if k.startswith(start)}
+    if not state:
+        blocks = sorted({'.'.join(k.split('.')[1:4:2]) for k in converted.state if '.blocks.' in k})
+        raise UserError(
+            f'{checkpoint} has no block {block} in stage {stage}; its stages and blocks are '
+            f'{", ".join(blocks)}'
+        )
+    ndim = state['0.weight'].shape[1]
+    recorded = converted.windows.get(stage, ())
+    window = tuple(pretrained_window or recorded)
+    if len(window) == 1:
+        window *= ndim
+    if recorded and window != tuple(recorded):
+        raise UserError(
+            f'--pretrained-window {window}: {checkpoint} says that stage {stage} was pre-trained '
+            f'with {tuple(recorded)}; leave the option out'
+        )
+    if len(window) != ndim:
+        raise UserError(
+            f'{checkpoint} does not say what window stage {stage} was pre-trained with: give '
+            f'--pretrained-window, a number or one for each of {ndim} axes'
+        )
+    bias = ContinuousPositionBias(len(state['2.weight']), window)
+    bias.load_state_dict(state)
+    return bias.eval()
 
 
 def main():

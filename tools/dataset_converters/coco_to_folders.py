@@ -16,7 +16,7 @@ import cv2
 import mmcv
 
 from mmswinv2.datasets.coco import can_be_path, read_coco
-from mmswinv2.datasets.images import decoding_loss
+from mmswinv2.datasets.image_headers import decoding_loss
 from mmswinv2.errors import UserError, report_user_errors
 from mmswinv2.files import refuse_shared
 from mmswinv2.hosts.mmcv import check_size, name_file, name_unreadable_images
