@@ -68,8 +68,11 @@ class _Plain(ast.NodeTransformer):
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         self.generic_visit(node)
-        if not isinstance(node.func, ast.Name) or node.func.id != 'dict' or node.args:
+        if not isinstance(node.func, ast.Name) or node.func.id != 'dict':
             return node  # literal_eval rejects it
+        if node.args:  # mmengine writes dict({'a.b': 1})
+            (only,) = node.args
+            return only if isinstance(only, ast.Dict) and not node.keywords else node
         names = (k.arg for k in node.keywords)  # None for unpacking with **
         return ast.Dict(
             [ast.Constant(n) if n else None for n in names], [k.value for k in node.keywords]

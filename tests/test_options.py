@@ -133,6 +133,7 @@ def test_scripts_call_commands():
             "[dict(type='A', p=dict(q=[1, (2,)])), dict()]",
             [{'type': 'A', 'p': {'q': [1, (2,)]}}, {}],
         ),
+        ("dict({'a.b': [1]})", {'a.b': [1]}),
         ('dict(type=A)', 'dict(type=A)'),
         ('dict(a=1).b, c', ['dict(a=1).b', 'c']),
         ("{'pattern': '[(}'}", {'pattern': '[(}'}),

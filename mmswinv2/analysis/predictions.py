@@ -2,15 +2,18 @@
 
 import contextlib
 import io
+import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mmengine.registry import DATASETS, TRANSFORMS, registry
+from mmengine.registry import DATASETS, registry
 
 from .. import hosts
 from ..checkpoints import read_pickle
 from ..errors import UserError
+from ..explanations import registered_types
 from ..hosts.patching import PACKAGES
 from .confusion import analyse_classes, analyse_maps
 from .detections import analyse
@@ -48,10 +51,11 @@ def examine(cfg: Any, path: Path, score: float, max_examples: int) -> Findings:
             f'{path} holds panoptic predictions, of which a report shows nothing; it tells the '
             'scores of the validation without --predict and --predictions'
         )
-    hosts.check_data(cfg, ('test',))
-    hosts.use_registries(cfg)
+    check_types(cfg, cfg.test_dataloader, 'test_dataloader')
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
-        with _only_allowed_types(cfg):
+        with only_registered_types():
+            hosts.check_data(cfg, ('test',))
+            hosts.use_registries(cfg)
             dataset = DATASETS.build(cfg.test_dataloader.dataset)
         if maps:
             metric = hosts.as_list(cfg.get('test_evaluator') or {})[0]
@@ -68,41 +72,43 @@ def _is_panoptic(cfg: Any) -> bool:
 
 
 @contextlib.contextmanager
-def _only_allowed_types(cfg: Any) -> Iterator[None]:
-    """Restrict ``type`` to registered data sets and transforms of the hosts and `cfg`'s imports.
+def only_registered_types() -> Iterator[None]:
+    """Restrict types to those that are registered; of packages, the hosts alone are imported.
 
-    Otherwise mmengine resolves ``type='os.system'`` to that function, and ``type='x'`` to a module
-    on Python's path, so that the config of an untrusted work dir could run code.
+    Otherwise mmengine resolves ``type='os.system'`` to that function, and imports what stands
+    before the last dot of a type, or as a scope, from Python's path, so that the config of an
+    untrusted work dir could run code.
     """
-    packages = check_types(cfg, cfg.test_dataloader, 'test_dataloader')
-    nodes = [node for it in (DATASETS, TRANSFORMS) for node in (it, *it._children.values())]
-    known = {kind for node in nodes for kind in node.module_dict.values()}
-    find = registry.get_object_from_string
+    find, load = registry.get_object_from_string, registry.import_module
 
-    def find_class(name: str) -> Any:
-        found = find(name) if name.partition('.')[0] in packages else None
-        return found if isinstance(found, type) and found in known else None
+    def find_type(name: str) -> Any:
+        module, _, attribute = name.rpartition('.')
+        found = getattr(sys.modules.get(module), attribute, None)
+        of_torch = name.startswith(_OF_TORCH) and isinstance(found, type)
+        return found if of_torch or any(found is kind for kind in registered_types()) else None
 
-    registry.get_object_from_string = find_class
+    def import_host(name: str) -> Any:
+        if name.partition('.')[0] not in PACKAGES and name not in sys.modules:
+            raise ImportError(f'{name} is of no host')
+        return load(name)
+
+    registry.get_object_from_string, registry.import_module = find_type, import_host
     try:
         yield
     finally:
-        registry.get_object_from_string = find
+        registry.get_object_from_string, registry.import_module = find, load
 
 
-def check_types(cfg: Any, node: Any, where: str) -> set[str]:
-    """Raise `UserError` for types in a part of `cfg` that are of no package which is allowed.
-
-    Returns the names of the packages that are allowed.
-    """
+def check_types(cfg: Any, node: Any, where: str) -> None:
+    """Raise `UserError` for types in a part of `cfg` that are of no package which is allowed."""
     imports = hosts.as_list((cfg.get('custom_imports') or {}).get('imports') or [])
     packages = {*PACKAGES, *(str(name).partition('.')[0] for name in imports)}
     types = (part.get('type') for _, part in hosts.dicts_in(node))
     for name in (kind for kind in types if isinstance(kind, str)):
         known = name.partition('.')[0] in packages or name.startswith(_OF_TORCH)
-        if '.' in name and not known:
+        # mmcv evaluates the type of a non-maximum suppression
+        if not re.fullmatch(r'[\w./-]*', name) or ('.' in name and not known):
             raise UserError(
                 f'type={name!r} of {where} in {cfg.filename} is of no package that custom_imports '
                 f'names; {", ".join(PACKAGES)} are known without'
             )
-    return packages

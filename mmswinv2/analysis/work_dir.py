@@ -304,7 +304,8 @@ def _resumes(run: Run) -> bool:
 def read_literals(path: str | Path) -> dict[str, Any] | None:
     """Read a config as mmengine dumps it, without running it.
 
-    Values by name; ``None`` if the file has anything but assignments of plain values.
+    Values by name; ``None`` if the file has anything but assignments of plain values, or a
+    ``_base_``, which a dump never has and which mmengine would run.
     """
     found = {}
     try:
@@ -314,7 +315,7 @@ def read_literals(path: str | Path) -> dict[str, Any] | None:
             found[node.targets[0].id] = plain_value(node.value)
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
         return None
-    return found
+    return None if '_base_' in found else found
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, str, str]]:

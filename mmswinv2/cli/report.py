@@ -1,7 +1,6 @@
 """Report on a training: one HTML file with curves, scores, errors, pictures and the config."""
 
 import argparse
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checks import want
-from ..errors import UserError
+from ..errors import UserError, report_user_errors
 from ..files import write_atomically
 from ..options import ArgumentParser, add_config_options
 
@@ -71,7 +70,16 @@ def report(
             raise
         shown = content(work, None, *options)
         shown['notes'].append(f'The predictions in {kept} are left out: {error}')
-    return _write(Path(out or work.folder / 'report.html'), shown)
+    return _write(Path(out or _own(work.folder / 'report.html')), shown)
+
+
+def _own(path: Path) -> Path:
+    """A place to write to in a work dir; raises `UserError` for a link, which may lead anywhere."""
+    if path.is_symlink():
+        raise UserError(
+            f'{path} is a link to {path.readlink()}, which would be written over; remove the link'
+        )
+    return path
 
 
 def _place_of_predictions(work: Any, host: Any) -> Path:
@@ -108,23 +116,41 @@ def _run_test(work: Any, checkpoint: str, options: dict[str, Any] | None) -> Pat
     weights = fetch(path)
     if not weights.exists():
         raise UserError(f'the checkpoint {weights} does not exist')
-    target = _place_of_predictions(work, hosts.of(cfg))
+    target = _own(_place_of_predictions(work, hosts.of(cfg)))
     with tempfile.TemporaryDirectory() as place:
         # the test writes its config into the work dir under the name of its file
         copy = Path(place, work.config_name or work.config.name)
         config_with_options(cfg, options).dump(copy)
         kept = work.folder / copy.name
         before = kept.read_bytes() if kept.exists() else None
-        command = [sys.executable, '-m', 'mmswinv2', 'test', str(copy), str(weights)]
-        command += ['--work-dir', str(work.folder), '--out', str(target)]
+        command = [sys.executable, '-c', f'import {__name__} as own; own.run_test()']
+        command += [str(copy), str(weights), '--work-dir', str(work.folder), '--out', str(target)]
         try:
             failed = subprocess.run(command, check=False).returncode
         finally:  # the config of the training, not that of this test
             if before is not None:
                 write_atomically(kept, lambda file: file.write(before))
         if failed:
-            raise UserError(f'the test failed, see above: {shlex.join(command[1:])}')
+            raise UserError('the test failed, see above')
     return target
+
+
+def run_test() -> None:
+    """The command ``mmswinv2 test`` for a config of a work dir, which is read and not run."""
+    from mmengine.config import Config
+    from mmengine.utils import import_modules_from_strings
+
+    from ..analysis.predictions import only_registered_types
+    from ..analysis.work_dir import read_literals
+    from . import test
+
+    with report_user_errors(option='--work-dir'):
+        args = test.parse_args(sys.argv[1:])
+        args.config = Config(read_literals(args.config), filename=args.config)
+        if args.config.get('custom_imports'):
+            import_modules_from_strings(**args.config.custom_imports)
+        with only_registered_types():
+            test.evaluate(args)
 
 
 def _write(out: Path, content: dict[str, Any]) -> Path:

@@ -47,14 +47,18 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main(arguments: Sequence[str]) -> None:
     """The command ``mmswinv2 test``."""
-    args = parse_args(arguments)
+    evaluate(parse_args(arguments))
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Evaluate as the command line says; its `config` may also be one that was read."""
     from ..engine.launch import build_runner, load_config, run
     from ..engine.settings import set_format_only, set_out, set_tta, set_visualization
 
     cfg = load_config(args)
     if cfg.get('test_dataloader') is None or cfg.get('test_evaluator') is None:
         raise UserError(
-            f'{args.config} has no test_dataloader and test_evaluator: it has nothing to test'
+            f'{cfg.filename} has no test_dataloader and test_evaluator: it has nothing to test'
         )
     cfg.load_from, cfg.resume = args.checkpoint, False
     if args.show or args.show_dir:

@@ -39,7 +39,8 @@ class Graph(nn.Module):
                 as_given: Any = module.output_size
                 self.model.set_submodule(name, AveragePool(as_given))
         use_operator(self.model)
-        self.pixels = Preprocessing(self.model.data_preprocessor, normalized)
+        channels = self.model.backbone.in_channels
+        self.pixels = Preprocessing(self.model.data_preprocessor, channels, normalized)
 
     def example(self) -> dict[str, Tensor]:
         """Example inputs by name, for tracing; their sizes are those of `picture_size`."""
@@ -60,6 +61,7 @@ class Preprocessing(nn.Module):
 
     Args:
         preprocessor: the host's data preprocessor.
+        channels: how many the pictures have; hosts reverse the order of three alone.
         normalized: whether pictures are already normalized; they are always padded here, because
             boxes are clipped to the picture without its padding.
     """
@@ -67,16 +69,14 @@ class Preprocessing(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, preprocessor: Any, normalized: bool) -> None:
+    def __init__(self, preprocessor: Any, channels: int, normalized: bool) -> None:
         super().__init__()
         of_host = getattr(preprocessor, 'mean', None)
         mean = torch.zeros(1) if of_host is None else of_host.detach().float().flatten()
         std = torch.ones(1) if of_host is None else preprocessor.std.detach().float().flatten()
         self.normalized = normalized
-        self.turned = bool(
-            getattr(preprocessor, '_channel_conversion', False)
-            or getattr(preprocessor, 'to_rgb', False)
-        ) and len(mean) in (1, 3)
+        turns = (getattr(preprocessor, name, False) for name in ('_channel_conversion', 'to_rgb'))
+        self.turned = channels == 3 and any(turns)
         self.register_buffer('mean', mean)
         self.register_buffer('std', std)
         test = getattr(preprocessor, 'test_cfg', None) or {}

@@ -3,7 +3,9 @@
 import os
 from contextlib import suppress
 from importlib.util import find_spec
+from keyword import iskeyword
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from mmengine.config import Config
@@ -91,6 +93,7 @@ def format_configs_once() -> None:
     """A config that is logged and written into every checkpoint is formatted once.
 
     yapf takes a second for one of a few hundred lines, and mmengine calls it six times in a run.
+    The text is Python whatever the keys are, which mmengine puts between quotes as they are.
     """
     Config.pretty_text = property(_pretty_text)
 
@@ -102,6 +105,24 @@ def _pretty_text(cfg: Config) -> str:
     key = repr((cfg.to_dict(), cfg._format_python_code))
     known, text = vars(cfg).get('_mmswinv2_text', (None, ''))
     if known != key:
-        text = _format(cfg)
+        formatted = cfg._format_python_code
+        text = _format(
+            SimpleNamespace(to_dict=lambda: _quotable(cfg.to_dict()), _format_python_code=formatted)
+        )
         vars(cfg)['_mmswinv2_text'] = key, text  # setattr would make it a key of the config
     return text
+
+
+def _quotable(node: Any) -> Any:
+    """A part of a config with keys that are the same between single quotes in a Python file."""
+    if isinstance(node, dict):
+        return {_escaped(key): _quotable(value) for key, value in node.items()}
+    return type(node)(map(_quotable, node)) if isinstance(node, (list, tuple)) else node
+
+
+def _escaped(key: Any) -> Any:
+    if not isinstance(key, str):
+        return key
+    if iskeyword(key):  # between quotes, as dict(class=0) is no Python
+        return f'\\x{ord(key[0]):02x}{key[1:]}'
+    return repr(f'{key}"')[1:-2]  # with a double quote, so that it is written in single ones

@@ -165,3 +165,15 @@ def read_pickles_without_code() -> None:
     mmpretrain.datasets.cifar.pickle = PlainPickle
     if ram := sys.modules.get('mmpretrain.models.multimodal.ram.ram'):  # else transformers is not
         ram.pickle = PlainPickle  # type: ignore[attr-defined]
+
+
+@patch('mmpretrain', '>=1')
+def look_up_dtypes() -> None:
+    """The dtype of a transform of torchvision is looked up, and not evaluated as code."""
+    from mmpretrain.datasets.transforms import processing
+
+    @replace(processing, '_str_to_torch_dtype')
+    def dtype(original: Any, name: str) -> torch.dtype:
+        if not isinstance(found := getattr(torch, name, None), torch.dtype):
+            raise UserError(f'dtype={name!r} in the config is no dtype of torch, such as float32')
+        return found

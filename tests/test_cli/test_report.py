@@ -21,7 +21,7 @@ from mmengine.model import BaseModel
 from mmengine.runner import Runner
 
 from mmswinv2.analysis.confusion import analyse_classes
-from mmswinv2.cli.report import main, report
+from mmswinv2.cli.report import main, report, run_test
 from mmswinv2.errors import UserError
 from tests.test_tools.conftest import CONFIG, ROOT, made_once
 from tests.tool_server import run_program
@@ -988,7 +988,9 @@ def test_logs_and_configs_are_in_utf8_whatever_the_system_writes(tmp_path):
 def test_a_config_is_read_and_not_run(tmp_path):
     folder = work_dir(tmp_path / 'run', CONFIG)
     config = folder / '20260101_000000/vis_data/config.py'
-    for code in ('__import__("os").mkdir("ran")', 'open("ran", "w")', '[*range(3)]', 'f"{1}"'):
+    (tmp_path / 'evil.py').write_text('open("ran", "w")')
+    codes = ['__import__("os").mkdir("ran")', 'open("ran", "w")', '[*range(3)]', 'f"{1}"']
+    for code in (*codes, f'{{}}\n_base_ = ["{tmp_path}/evil.py"]'):
         config.write_text(f'resume = False\nmodel = {code}\n')
         assert 'is no config as mmengine writes it' in in_words(report(folder))
     with pytest.raises(UserError, match='has no config of the training to compare'):
@@ -1008,22 +1010,28 @@ def test_a_config_is_read_and_not_run(tmp_path):
             dict(type='CocoDataset', pipeline=[dict(type='os.mkdir', path='ran')]),
             "type='os.mkdir' of test_dataloader",
         ),
+        (dict(type='CocoDataset', _scope_='above.run'), 'is not in the mmengine::dataset'),
+        (dict(type='above.run.evil.Evil'), 'is not in the mmdet::dataset'),
+        (dict(type='open("ran","w")'), 'of test_dataloader in'),
     ],
 )
 def test_types_of_a_work_dir_run_nothing(dataset, words, shapes, truth, tmp_path, monkeypatch):
-    folder = work_dir(tmp_path / 'run', CONFIG, options=of_shapes(shapes))
+    folder = work_dir(tmp_path / 'above/run', CONFIG, options=of_shapes(shapes))
     config = folder / '20260101_000000/vis_data/config.py'
     cfg = Config.fromfile(config)
     cfg.test_dataloader.dataset = dataset
+    if dataset['type'].startswith('above'):
+        cfg.custom_imports = dict(imports=['above'])
     cfg.dump(config)
-    (folder / 'evil.py').write_text('open("ran", "w")')
+    for name in ('evil', 'registry'):
+        (folder / f'{name}.py').write_text('open("ran", "w")')
     path = dump(predictions_of_the_truth(truth), tmp_path)
     monkeypatch.chdir(folder)
-    monkeypatch.syspath_prepend(folder)
+    for place in (folder, tmp_path):
+        monkeypatch.syspath_prepend(place)
     with pytest.raises(Exception, match=words):
         report(folder, predictions=path)
-    monkeypatch.syspath_prepend(tmp_path)
-    for name in ('evil', 'run.evil'):
+    for name in ('evil', 'above.run.evil'):
         cfg.custom_imports = dict(imports=[name])
         cfg.dump(config)
         with pytest.raises(UserError, match=f'names {name}, which stands in the work dir'):
@@ -1048,6 +1056,35 @@ def test_a_config_that_would_run_code_is_not_tested(key, tmp_path, monkeypatch):
     assert not Path('ran').exists()
 
 
+def test_the_test_of_a_report_runs_no_config(shapes, tmp_path, monkeypatch):
+    folder = work_dir(tmp_path / 'run', CONFIG, options=of_shapes(shapes))
+    cfg = Config.fromfile(folder / Path(CONFIG).name)
+    kind = 'mmengine.utils.package_utils.call_command'
+    cfg.visualizer = dict(type=kind, cmd=['touch', 'ran'])
+    cfg.notes = {'"a\': open("ran", "w"), \'b"': 1}
+    torch.save({'a': torch.ones(1)}, tmp_path / 'weights.pth')
+    copy = tmp_path / 'copy.py'
+    cfg.dump(copy)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'argv', ['-c', str(copy), 'weights.pth', '--work-dir', str(tmp_path)])
+    with pytest.raises(SystemExit, match=f'{kind}.* is not in the'):
+        run_test()
+    assert not Path('ran').exists()
+
+
+def test_links_in_a_work_dir_are_not_written_through(tmp_path):
+    folder, other = work_dir(tmp_path / 'run', CONFIG), tmp_path / 'other'
+    (tmp_path / 'a.pth').touch()
+    other.write_text('kept')
+    for name, options in (
+        ('report.html', {}), ('predictions.pkl', dict(predict=f'{tmp_path}/a.pth'))
+    ):  # fmt: skip
+        (folder / name).symlink_to(other)
+        with pytest.raises(UserError, match=f'{name} is a link to'):
+            report(folder, **options)
+    assert other.read_text() == 'kept'
+
+
 def test_the_test_of_a_report_has_all_options(tmp_path, monkeypatch):
     """Also those that cannot be written on a command line; the config in the work dir stays."""
     folder = work_dir(tmp_path / 'run', CONFIG)
@@ -1057,7 +1094,7 @@ def test_the_test_of_a_report_has_all_options(tmp_path, monkeypatch):
     tested = []
 
     def run(command, check):
-        tested.append(Config.fromfile(command[4]))
+        tested.append(Config.fromfile(command[3]))
         return subprocess.CompletedProcess(command, 1)
 
     monkeypatch.setattr(subprocess, 'run', run)

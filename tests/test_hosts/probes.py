@@ -859,6 +859,18 @@ def cifar():
 
 
 @probe(
+    'The dtype of a transform of torchvision is looked up, and not evaluated as code', 'mmpretrain'
+)
+def dtypes():
+    from mmpretrain.registry import TRANSFORMS
+
+    code = 'float32, setattr(__import__("builtins"), "dtype_has_run", 1)'
+    with contextlib.suppress(Exception):
+        TRANSFORMS.build(dict(type='torchvision/ConvertImageDtype', dtype=code))
+    return hasattr(builtins, 'dtype_has_run')
+
+
+@probe(
     'Importing mmaction2 works beside mmcv 2.2 and newer, and without localizers.drn', 'mmaction'
 )
 def import_mmaction():

@@ -343,6 +343,14 @@ def test_a_config_is_formatted_once_until_it_changes(monkeypatch):
     assert pickle.loads(pickle.dumps(cfg)).pretty_text == cfg.pretty_text
 
 
+def test_texts_of_configs_are_python_whatever_their_keys_are():
+    keys = "it's", 'a"b', 'c"d\'e', 'a\\b', 'a\nb', 'class', 'None', "'", "x': f(), 'y"
+    for key in keys:
+        for value in ({key: 1, 'b': {key: 2}}, [{key: 3}], ({key: ({key: 4},)},)):
+            cfg = Config(dict(a=value))
+            assert Config.fromstring(cfg.pretty_text, '.py').to_dict() == cfg.to_dict()
+
+
 def test_sync_norms_in_a_single_process():
     """mmengine makes them BatchNorm, with their weights, before a model is run."""
     hosts.of(Config(dict(default_scope='mmdet'))).apply()

@@ -19,7 +19,7 @@ from mmswinv2 import hosts
 from mmswinv2.cli import main
 from mmswinv2.cli.export import export, samples_of
 from mmswinv2.deploy.detectors import suppress
-from mmswinv2.deploy.graph import AveragePool, write_onnx
+from mmswinv2.deploy.graph import AveragePool, Preprocessing, write_onnx
 from mmswinv2.deploy.int8 import quantize
 from mmswinv2.deploy.rules import about, graph_of
 from mmswinv2.deploy.runtime import OnnxModel, OpenVinoModel
@@ -425,6 +425,18 @@ def test_files_tell_of_their_channels(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, 'argv', ['onnx_inference.py', 'x.onnx', 'a.png'])
     with pytest.raises(SystemExit, match='x.onnx is for 4 channels, and pictures have 3'):
         main()
+
+
+@pytest.mark.parametrize('channels', [1, 3, 4])
+@pytest.mark.parametrize('norm', [{}, dict(mean=[9.0], std=[2.0])])
+def test_the_order_of_channels_is_reversed_as_the_model_does(channels, norm):
+    hosts.use_registries(Config(dict(default_scope='mmdet')))
+    model = MODELS.build(dict(type='DetDataPreprocessor', bgr_to_rgb=True, **norm))
+    image = torch.randint(0, 256, (channels, 8, 8), dtype=torch.uint8)
+    theirs = model(dict(inputs=[image], data_samples=None))['inputs']
+    ours = Preprocessing(model, channels, normalized=False)
+    torch.testing.assert_close(ours(image[None].float()), theirs)
+    assert ours.about()['reversed_channels'] == (channels == 3)
 
 
 @pytest.mark.parametrize('kind', ['color', 'color_ignore_orientation'])
