@@ -20,7 +20,7 @@ from torch.utils.flop_counter import flop_registry
 from .. import hosts
 from ..core import SwinV2
 from ..errors import UserError
-from ..hosts.configs import built, without_weights
+from ..hosts.configs import built, init_weights, without_weights
 
 
 class Observer(TorchDispatchMode):
@@ -127,7 +127,9 @@ def build(
     with torch.device('meta'):
         stand_in = StandIn(MODELS.build(backbone_cfg), observers, dtype)
     model_cfg.backbone = built(stand_in)
-    return MODELS.build(model_cfg), stand_in
+    model = MODELS.build(model_cfg)
+    init_weights(model)  # Sparse R-CNN and QueryInst need it for their proposal boxes
+    return model, stand_in
 
 
 def ready(cfg: Any) -> Any:

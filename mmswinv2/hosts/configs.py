@@ -1,10 +1,12 @@
 """What configs say, and the data sets and pipelines that are built from them."""
 
 import copy
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from mmengine.logging import MMLogger
 from mmengine.runner.runner import _SlicedDataset
 
 from ..errors import UserError
@@ -83,6 +85,17 @@ def built(module: Any) -> dict[str, Any]:
     return dict(type=lambda module: module, module=module)
 
 
+def init_weights(model: Any) -> None:
+    """Initialize the weights of a model, without mmengine's list of all of them in the log."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        model.init_weights()
+    finally:
+        logger.setLevel(level)
+
+
 def is_tracker(model_cfg: Any) -> bool:
     """Whether a model, given by its config, follows objects through videos."""
     return 'Track' in str((model_cfg.get('data_preprocessor') or {}).get('type'))
@@ -109,11 +122,16 @@ def training_pipeline(cfg: Any) -> Sequence[Any]:
 
     Raises `UserError` if the config has none.
     """
-    loader = cfg.get('train_dataloader') or {}
-    for dataset in inner_datasets(loader.get('dataset') or {}):
-        if pipeline := dataset.get('pipeline'):
-            return pipeline
+    dataset = (cfg.get('train_dataloader') or {}).get('dataset') or {}
+    if pipeline := _steps_of(dataset):
+        return pipeline
     raise UserError('this config has no train_dataloader with a pipeline to take inputs from')
+
+
+def _steps_of(dataset: Any) -> list[Any]:
+    """The pipeline of a data set; in a wrapper, as MultiImageMixDataset, that of both."""
+    inner = filter(None, map(_steps_of, wrapped_datasets(dataset)))
+    return [*next(inner, ()), *(dataset.get('pipeline') or ())]
 
 
 def testing_pipeline(cfg: Any) -> Sequence[Any]:

@@ -155,10 +155,12 @@ def count_areas(
     return common, found + wanted - common, found, wanted
 
 
-def f_scores(common: Any, found: Any, wanted: Any, beta: float = 1) -> Any:
-    """F-scores of classes from pixels: common, predicted, labelled. NaN for a class without any.
+def f_scores(common: Any, found: Any, wanted: Any, beta: float = 1) -> dict[str, np.ndarray]:
+    """F-scores and precision of classes from pixels: common, predicted, labelled.
 
-    The hosts compute them from precision and recall, whose quotient is NaN for a class that is
-    never right, and leave such classes out of the mean.
+    NaN for a class without any. In the hosts the precision of a class that is never predicted, and
+    the F-score of one that is never right, are NaN too, which leaves them out of the mean.
     """
-    return (1 + beta**2) * common / (beta**2 * wanted + found)
+    precision = torch.where((found == 0) & (wanted > 0), 0, common / found)
+    f_score = (1 + beta**2) * common / (beta**2 * wanted + found)
+    return {'Fscore': f_score.cpu().numpy(), 'Precision': precision.cpu().numpy()}

@@ -136,7 +136,7 @@ class MMDet(Host):
 
     def sample_batch(self, cfg: Any, size: Sequence[int], count: int) -> dict[str, Any]:
         """Images with 64 boxes, so that samplers find as many matches as they take."""
-        from mmdet.testing import demo_mm_inputs
+        from mmdet.testing import demo_mm_inputs, demo_mm_proposals
 
         pipeline = training_pipeline(cfg)
         keys = ('num_classes', 'num_things_classes')
@@ -152,6 +152,10 @@ class MMDet(Host):
             with_semantic=loading.get('with_seg', False),
             sem_seg_output_strides=8 if 'semantic_head' in cfg.model.get('roi_head', {}) else 1,
         )
+        if type_name(cfg.model) == 'FastRCNN':  # without an RPN of its own
+            proposals = demo_mm_proposals([(3, *size)] * count, 2000)
+            for sample, proposed in zip(batch['data_samples'], proposals, strict=True):
+                sample.proposals = proposed
         for sample in batch['data_samples']:
             objects = sample.gt_instances
             objects.labels.clamp_(max=classes - 1)

@@ -138,6 +138,8 @@ def _name_classes_of_panoptic_and_voc() -> None:
         if tuple(meta['classes']) != VOCDataset.METAINFO['classes']:
             # data of one's own in a folder VOC2007, whose classes mmdet names as those of VOC
             self.dataset_meta = {**meta, 'dataset_type': None}
+        if self.metric == 'recall':  # of the boxes of all classes; mmdet takes those of the first
+            results = [(truth, [np.concatenate(found)]) for truth, found in results]
         try:
             return original(self, results)
         finally:
@@ -244,7 +246,7 @@ def average_right_pixels() -> None:
         common, found, wanted = (sum(result[name] for result in results) for name in names)
         scores['aAcc'] = (common.sum() / wanted.sum()).cpu().numpy()
         if 'Fscore' in scores:
-            scores['Fscore'] = f_scores(common, found, wanted, self.beta).cpu().numpy()
+            scores.update(f_scores(common, found, wanted, self.beta))
         return scores
 
 

@@ -35,6 +35,11 @@ def check_metric(metric: Any, dataset: Any, where: str) -> None:
         for inner in inner_datasets(dataset):
             if hasattr(inner, 'pipeline') and not has_own_steps(inner):
                 check_loaded_boxes(inner, type(metric).__name__, where)
+    if 'CrowdHumanMetric' in kinds and metric.eval_mode != 0:
+        raise UserError(
+            f'{where}: CrowdHumanMetric has eval_mode={metric.eval_mode}, which scores boxes of '
+            'heads, and mmdet gives it those of bodies alone; set eval_mode=0'
+        )
     if 'CocoPanopticMetric' in kinds:
         _check_names_of_maps(metric, dataset, where)
     if (lvis := getattr(metric, '_lvis_api', None)) is not None:

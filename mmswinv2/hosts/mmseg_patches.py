@@ -167,7 +167,7 @@ def count_every_pixel() -> None:
 
 @patch('mmseg', '>=1')
 def count_classes_never_found() -> None:
-    """Classes that a model never gets right count in mFscore, with 0."""
+    """Classes that a model never gets right count in mFscore and mPrecision, with 0."""
     from mmseg.evaluation import IoUMetric
 
     @replace(IoUMetric, 'total_area_to_metrics')
@@ -178,8 +178,8 @@ def count_classes_never_found() -> None:
         areas = (total_area_intersect, total_area_union, total_area_pred_label, total_area_label)
         scores = original(*areas, metrics, nan_to_num, beta)
         if 'Fscore' in scores:
-            own = f_scores(areas[0], *areas[2:], beta).numpy()
-            scores['Fscore'] = own if nan_to_num is None else np.nan_to_num(own, nan=nan_to_num)
+            for name, own in f_scores(areas[0], *areas[2:], beta).items():
+                scores[name] = own if nan_to_num is None else np.nan_to_num(own, nan=nan_to_num)
         return scores
 
     IoUMetric.total_area_to_metrics = staticmethod(IoUMetric.total_area_to_metrics)

@@ -1,21 +1,19 @@
 """Build and run a model or its parts: what maps they give, and whether they fit together."""
 
 import copy
-import logging
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from mmengine.logging import MMLogger
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from .. import hosts
 from ..errors import UserError
 from ..hosts import Host, dicts_in
-from ..hosts.configs import built, without_weights
+from ..hosts.configs import built, init_weights, without_weights
 
 _IMAGE = 128  # side of the square images that parts are run on, in pixels
 
@@ -102,13 +100,7 @@ def predict(model: Any, host: Host, what: str = 'the new model') -> None:
         for _, node in dicts_in(getattr(module, 'test_cfg', None)):
             if (node.get('max_per_img') or 0) > 10:
                 node['max_per_img'] = 10
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel(logging.WARNING)  # or it lists all parameters
-    try:
-        model.init_weights()  # Sparse R-CNN needs it for its proposal boxes
-    finally:
-        logger.setLevel(level)
+    init_weights(model)  # Sparse R-CNN needs it for its proposal boxes
     size = (host.swap_image_size or 0,) * 2
     image = torch.randint(0, 256, (3, *size), dtype=torch.uint8)
     meta = dict(img_shape=size, ori_shape=size, pad_shape=size, scale_factor=(1.0, 1.0), img_id=0)

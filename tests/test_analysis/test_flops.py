@@ -6,11 +6,18 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 
 from mmswinv2 import hosts
-from mmswinv2.analysis.model import FlopCounter, StandIn, count_flops, count_parameters, ready
+from mmswinv2.analysis.model import (
+    FlopCounter,
+    StandIn,
+    build,
+    count_flops,
+    count_parameters,
+    ready,
+)
 from mmswinv2.cli.flops import main
 from mmswinv2.core import SwinV2
 from mmswinv2.errors import UserError
-from mmswinv2.hosts import input_size
+from mmswinv2.hosts import input_size, sample_batch
 from tests.test_tools.conftest import ROOT
 
 pytestmark = [
@@ -123,11 +130,31 @@ def test_size_of_a_recipe(name, size):
         input_size(cfg, [64] * (5 - len(size)))
 
 
+def test_proposals_of_detectors_without_an_rpn():
+    """Those of Fast R-CNN are data, and those of Sparse R-CNN and QueryInst are weights."""
+    cfg = load('detection/mask-rcnn_swinv2-nano_coco-320.py')
+    cfg.model.rpn_head = dict(type='EmbeddingRPNHead', num_proposals=3)
+    model, _ = build(cfg)
+    whole = [[0.5, 0.5, 1, 1]] * 3  # center and size as shares of the image, as at the start
+    assert model.rpn_head.init_proposal_bboxes.weight.tolist() == whole
+    cfg.model.type = 'FastRCNN'
+    boxes = sample_batch(cfg, (64, 64), 1)['data_samples'][0].proposals.bboxes
+    assert boxes.shape == (2000, 4) and (boxes >= 0).all() and (boxes <= 64).all()
+
+
 def test_size_of_several_data_sets_and_of_none():
     cfg = load('segmentation/swinv2-nano_upernet_ade20k-128x128.py')
     dataset = cfg.train_dataloader.dataset
     cfg.train_dataloader.dataset = dict(type='ConcatDataset', datasets=[dataset, dataset])
     assert input_size(cfg) == (128, 128)
+    cfg.model.data_preprocessor = None
+    # a wrapper with steps of its own, behind those of its data set
+    inner = dict(type='CocoDataset', pipeline=[dict(type='Resize', scale=(32, 32))])
+    mixed = dict(type='MultiImageMixDataset', dataset=inner, pipeline=[dict(type='Mosaic')])
+    cfg.train_dataloader.dataset = mixed
+    assert input_size(cfg) == (32, 32)
+    cfg.train_dataloader.dataset.pipeline += [dict(type='Resize', scale=(64, 48))]
+    assert input_size(cfg) == (48, 64)
     cfg = load('detection/mask-rcnn_swinv2-nano_shapes.py')
     cfg.train_dataloader = None
     with pytest.raises(UserError, match='no train_dataloader with a pipeline'):

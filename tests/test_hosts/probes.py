@@ -621,7 +621,7 @@ def deleted_folder():
     return not (FOLDER / 'mine').exists()
 
 
-@probe('Classes that a model never gets right count in mFscore, with 0', 'mmseg')
+@probe('Classes that a model never gets right count in mFscore and mPrecision, with 0', 'mmseg')
 def classes_never_right():
     from mmseg.evaluation import IoUMetric
 

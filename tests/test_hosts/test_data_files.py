@@ -17,6 +17,7 @@ from mmengine.structures import InstanceData
 
 from mmswinv2 import hosts  # applies the patches of mmengine
 from mmswinv2.errors import UserError
+from mmswinv2.hosts.mmdet_metrics import check_metric
 from tests.test_checkpoints.conftest import Evil
 
 
@@ -221,6 +222,9 @@ def test_lists_of_crowd_human(name, kept, tmp_path):
             metric.process({}, [sample])
         with np.errstate(divide='ignore'):
             assert metric.evaluate(2)['crowd_human/mMR'] == 1 - right
+    heads = CrowdHumanMetric(f'{tmp_path}/{name}', eval_mode=2)
+    with pytest.raises(UserError, match='has eval_mode=2, which scores boxes of heads'):
+        check_metric(heads, data, 'test_evaluator')
 
 
 def of_list(folder, content, **settings):

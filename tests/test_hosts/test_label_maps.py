@@ -481,17 +481,19 @@ def test_f_scores_of_classes_that_are_never_right(beta, nan_to_num):
     label = np.array([0, 0, 0, 0, 1, 1, 1, 2, 3, 3, 255])
     pred = np.array([0, 0, 0, 1, 1, 1, 3, 4, 0, 4, 2])
     used = label < 255
-    wanted = []
+    wanted, precisions = [], []
     for k in range(5):
         right = np.sum((pred == k) & (label == k))
         extra = np.sum((pred == k) & (label != k) & used)
         missed = np.sum((pred != k) & (label == k))
         wanted.append((1 + beta**2) * right / ((1 + beta**2) * right + beta**2 * missed + extra))
+        precisions.append(right / max(right + extra, 1))  # class 2 is never predicted
     assert wanted[2:] == [0, 0, 0] and 0 < wanted[1] < wanted[0] < 1
     areas = IoUMetric.intersect_and_union(torch.tensor(pred), torch.tensor(label), 6, 255)
     found = IoUMetric.total_area_to_metrics(*areas, ['mFscore', 'mDice'], nan_to_num, beta)
-    np.testing.assert_allclose(found['Fscore'][:5], wanted, rtol=1e-6)
-    assert found['Fscore'][5] == -1 if nan_to_num else np.isnan(found['Fscore'][5])
+    for name, own in (('Fscore', wanted), ('Precision', precisions)):
+        np.testing.assert_allclose(found[name][:5], own, rtol=1e-6)
+        assert found[name][5] == -1 if nan_to_num else np.isnan(found[name][5])
     assert beta > 1 or np.allclose(found['Dice'], found['Fscore'], equal_nan=True)
     metric = SemSegMetric(['mFscore', 'mIoU'], beta=beta)
     metric.dataset_meta = dict(classes=list('abcdef'))
@@ -500,4 +502,5 @@ def test_f_scores_of_classes_that_are_never_right(beta, nan_to_num):
         [metric._compute_pred_stats(*h, 6, 255) for h in zip(*halves, strict=True)]
     )
     assert scores['mFscore'] == pytest.approx(100 * np.mean(wanted), abs=0.01)
+    assert scores['mPrecision'] == pytest.approx(100 * np.mean(precisions), abs=0.01)
     assert scores['aAcc'] == pytest.approx(100 * 5 / 10, abs=0.01)

@@ -273,6 +273,22 @@ def test_recalls_of_proposals(tmp_path, name, order):
     assert scores['coco/AR@3'] == pytest.approx(2 / 3)
 
 
+def test_recalls_of_a_detector_are_of_the_boxes_of_all_classes():
+    hosts.of(dict(default_scope='mmdet')).apply()
+    from mmdet.evaluation import VOCMetric
+
+    metric = VOCMetric(metric='recall', proposal_nums=(1, 2))
+    metric.dataset_meta = dict(classes=('a', 'b'))
+    boxes = torch.tensor([[0.0, 0, 10, 10], [20, 20, 40, 40]])
+    truth, found = (dict(bboxes=boxes, labels=torch.tensor([0, 1])) for _ in range(2))
+    found['scores'] = torch.tensor([0.3, 0.9])
+    ignored = dict(bboxes=boxes[:0], labels=truth['labels'][:0])
+    sample = dict(gt_instances=truth, ignored_instances=ignored, pred_instances=found)
+    metric.process({}, [sample])
+    scores = metric.evaluate(1)
+    assert scores['pascal_voc/recall@1@0.5'] == 0.5 and scores['pascal_voc/recall@2@0.5'] == 1
+
+
 def test_scores_of_classes_that_a_detector_has_not_seen(tmp_path):
     hosts.of(dict(default_scope='mmdet')).apply()
     from mmdet.evaluation.metrics import OVCocoMetric
