@@ -132,6 +132,11 @@ class ResultWriter:
 
     def _add_scores(self, item: Item, result: Any) -> None:
         """Record the five best classes of an image or clip; a clip is written as a video."""
+        if result.pred_score.ndim > 1:
+            raise UserError(
+                'the model keeps the scores of all views of a video (average_clips=None); set '
+                "model.cls_head.average_clips='prob'"
+            )
         self.kind = 'predictions.jsonl'
         values, labels = result.pred_score.topk(min(5, len(result.pred_score)))
         best = [

@@ -204,14 +204,15 @@ def test_videos_are_written_with_arguments_in_order(form, written, tmp_path):
 # no class is of the other two kinds, and files are left to Python to close
 @pytest.mark.filterwarnings('ignore::RuntimeWarning', 'ignore::ResourceWarning')
 @pytest.mark.parametrize(
-    ('found', 'mean'),
+    ('found', 'excluded', 'mean'),
     [
-        ([1, 2, 3], 1),  # as the second object of class 3 is on an excluded frame
-        ([1, 3], 2 / 3),
-        ([1, 2, 3, 4], 1),  # no object is of class 4
+        ([1, 2, 3], 'v,0903\n', 1),  # as the second object of class 3 is on an excluded frame
+        ([1, 2, 3], '', (1 + 1 + 1 / 2) / 3),
+        ([1, 3], 'v,0903\n', 2 / 3),
+        ([1, 2, 3, 4], 'v,0903\n', 1),  # no object is of class 4
     ],
 )
-def test_scores_of_actions(found, mean, tmp_path, monkeypatch):
+def test_scores_of_actions(found, excluded, mean, tmp_path, monkeypatch):
     MMAction().apply()
     from mmaction.evaluation import AVAMetric
     from mmaction.evaluation.functional import ava_utils
@@ -219,7 +220,7 @@ def test_scores_of_actions(found, mean, tmp_path, monkeypatch):
     pool = SimpleNamespace(map=lambda *args: [*map(*args)])  # mmaction2 starts 32 processes
     monkeypatch.setattr(ava_utils, 'multiprocessing', SimpleNamespace(Pool=lambda _: pool))
     monkeypatch.chdir(tmp_path)
-    (tmp_path / 'excluded.csv').write_text('v,0903\n')
+    (tmp_path / 'excluded.csv').write_text(excluded)
     (tmp_path / 'labels.txt').write_text(
         ''.join(f'item {{\n  name: "{i}"\n  id: {i}\n}}\n' for i in (1, 2, 3, 4, 5))
     )

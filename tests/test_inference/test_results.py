@@ -5,6 +5,7 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from PIL import Image
 
 from mmswinv2 import hosts
 from mmswinv2.datasets import video_files
+from mmswinv2.errors import UserError
 from mmswinv2.inference.results import ResultWriter
 from mmswinv2.inference.sources import Item
 
@@ -125,6 +127,12 @@ def test_masks_without_a_box(tmp_path):
     ours.add(Item('a', 'a.png', FRAME), two_masks())
     assert [entry['bbox'] for entry in ours.found] == [[10, 20, 20, 30], [1, 2, 29, 38]]
     assert [entry['area'] for entry in ours.found] == [600, 600]
+
+
+def test_scores_of_several_views_have_no_best_class(tmp_path):
+    views = SimpleNamespace(pred_score=torch.rand(4, 6))
+    with pytest.raises(UserError, match="average_clips='prob'"):
+        writer(tmp_path).add(Item('a', 'a.mp4', clip=True), views)
 
 
 def test_a_video_that_cannot_be_written_is_removed(tmp_path, monkeypatch):
