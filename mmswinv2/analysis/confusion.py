@@ -15,6 +15,7 @@ from .findings import (
     Matrix,
     Table,
     confusion,
+    distinct,
     innermost_dataset,
     mismatch,
     panel,
@@ -32,7 +33,7 @@ def analyse_classes(dataset: Any, samples: Sequence[Any], path: str, max_example
     """
     scores, truth, labelled = _labelled_scores(dataset, samples, path)
     known, without = scores.shape[1], len(samples) - len(labelled)
-    names = [str(name) for name in dataset.metainfo.get('classes') or ()]
+    names = distinct(dataset.metainfo.get('classes') or ())
     names += map(str, range(len(names), known))
     further = np.unique(truth[truth >= len(names)])  # labels that neither model nor data set knows
     truth = np.where(truth < len(names), truth, len(names) + np.searchsorted(further, truth))
@@ -122,7 +123,7 @@ def analyse_maps(dataset: Any, folder: Path, ignore: int, max_examples: int) -> 
     """
     if not folder.is_dir():
         raise UserError(f'{folder} is no folder of label maps, as --predict writes for a segmentor')
-    names = [str(name) for name in dataset.metainfo['classes']]
+    names = distinct(dataset.metainfo['classes'])
     check_map_names(dataset, 'test_dataloader')
     number = len(names)
     total = np.zeros((number, number + 1), np.int64)  # the last column: none of the classes
@@ -145,7 +146,7 @@ def analyse_maps(dataset: Any, folder: Path, ignore: int, max_examples: int) -> 
         f'{len(rated)} pictures: mIoU {np.mean(ious):.1%}, '
         f'{np.trace(total) / total.sum():.1%} of the pixels right',
         Table(head, rows, (1, 2, 3, 4)),
-        Matrix(names, [*names, 'other'][:shown], total[:, :shown]),
+        Matrix(names, [*names, '(other)'][:shown], total[:, :shown]),
         [_segmentor_example(dataset, i, folder, share) for share, i, _ in rated[:max_examples]],
         colors=[
             (n, f'#{r:02x}{g:02x}{b:02x}')

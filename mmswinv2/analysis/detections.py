@@ -344,7 +344,7 @@ def _confusion_matrix(pairings: Sequence[_Pairing], ids: dict[int, str]) -> Matr
             counts[-1, found[i]] += 1
         for j in pairing.missed:
             counts[truth[j], -1] += 1
-    return Matrix([*ids.values(), 'extra'], [*ids.values(), 'missed'], counts)
+    return Matrix([*ids.values(), '(extra)'], [*ids.values(), '(missed)'], counts)
 
 
 def _worst_images(

@@ -1,7 +1,8 @@
 """Results of the analysis of predictions, as data classes that a report shows."""
 
 import io
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,13 @@ def confusion(truth: np.ndarray, found: np.ndarray, classes: int) -> np.ndarray:
     known = (truth >= 0) & (truth < classes) & (found >= 0) & (found < classes)
     pairs = truth[known].astype(np.int64) * classes + found[known]
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+
+def distinct(names: Iterable[object]) -> list[str]:
+    """Names of classes; one of several classes (`crane` in ImageNet) is followed by the number."""
+    texts = [str(name) for name in names]
+    often = Counter(texts)
+    return [text if often[text] < 2 else f'{text} ({i})' for i, text in enumerate(texts)]
 
 
 def ratio(part: float, whole: float) -> float | None:

@@ -57,9 +57,11 @@ class Page:
     def __init__(
         self, predictor: Predictor, folder: Path, score: float = 0.3, max_frames: int = 100
     ) -> None:
+        from ..analysis.findings import distinct
+
         self.predictor, self.folder = predictor, folder
         self.score, self.max_frames = score, max_frames
-        self.classes = list(predictor.meta.get('classes') or ())
+        self.classes = distinct(predictor.meta.get('classes') or ())
         self._idle = threading.Condition()
         self._running = 0
         self._closed = False
@@ -185,8 +187,7 @@ class Page:
         known = [(float(scores[i]), i) for i in classes or range(len(scores)) if i < len(scores)]
 
         def name(i: int) -> str:
-            own = self.classes[i] if i < len(self.classes) else f'class {i}'
-            return own if self.classes.count(own) < 2 else f'{own} ({i})'  # as of two cranes
+            return self.classes[i] if i < len(self.classes) else f'class {i}'
 
         return {name(i): score for score, i in sorted(known, reverse=True)[:5]}
 

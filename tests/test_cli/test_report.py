@@ -170,7 +170,7 @@ def test_a_training_that_was_resumed(resumed, browser, tmp_path, capfd):
     for width in (1200, 390):
         page = look(browser, out, width)
         assert page.locator('section').count() == 6 and page.locator('.example').count() == 4
-        assert page.locator('.matrix tbody tr').count() == 5  # 4 classes, extra
+        assert page.locator('.matrix tbody tr').count() == 5  # 4 classes, (extra)
         page.close()
     # the second report finds the predictions again, and nothing else has changed
     again = report(folder, tmp_path / 'again.html', score=0)
@@ -517,7 +517,7 @@ def test_segmentor(shapes, browser, tmp_path):
     for iou, recall in zip(theirs['IoU'], theirs['Acc'], strict=True):
         assert f'{iou:.3f} {recall:.3f}' in text
     assert f'mIoU {100 * np.mean(theirs["IoU"]):.1f}%' in text
-    assert f'{theirs["aAcc"]:.1%} of the pixels right' in text and 'gradient other' in text
+    assert f'{theirs["aAcc"]:.1%} of the pixels right' in text and 'gradient (other)' in text
     page = look(browser, out, 390)
     assert page.locator('.example .name').first.inner_text().endswith('000000000004.jpg')
     check_contrast(page)
@@ -625,7 +625,7 @@ def test_scores_that_are_no_numbers_have_no_label_among_the_best():
 def test_classes_of_one_name_are_confused():
     """ImageNet has the bird and the machine."""
     found = analyse_scores([0, 1], [[0.9, 0.1], [0.8, 0.2]], 0, classes=('crane', 'crane'))
-    assert found.matrix.confusions() == [('crane', 'crane', 1, 1.0)]
+    assert found.matrix.confusions() == [('crane (1)', 'crane (0)', 1, 1.0)]
 
 
 def test_samples_without_a_label_are_left_out():

@@ -46,8 +46,8 @@ def page_of(weights, tmp_path_factory):
 
 
 def test_classes_of_one_name_have_scores_of_their_own():
-    page = Page.__new__(Page)
-    page.classes = ['crane', 'dog', 'crane']
+    page = Page(SimpleNamespace(meta=dict(classes=['crane', 'dog', 'crane'])), Path())
+    assert page.classes == ['crane (0)', 'dog', 'crane (2)']
     result = SimpleNamespace(pred_score=torch.tensor([0.5, 0.1, 0.3, 0.2]))
     scores = {name: round(score, 3) for name, score in page._scores(result, ()).items()}
     assert scores == {'crane (0)': 0.5, 'crane (2)': 0.3, 'class 3': 0.2, 'dog': 0.1}
