@@ -295,7 +295,7 @@ MAY_IMPORT = {
     'datasets': 'hosts registry errors files log progress',
     'engine': 'core checkpoints hosts registry checks errors explanations files '
     'launchers log options',
-    'analysis': 'core checkpoints hosts checks errors files option_values options',
+    'analysis': 'core checkpoints hosts checks errors explanations files option_values options',
     'swap': 'core checkpoints hosts errors files',
     'deploy': 'core ops checks errors progress',
     'inference': 'checks errors files log progress',
