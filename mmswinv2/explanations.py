@@ -127,7 +127,7 @@ def _message_of(error: UserError) -> str:
     return text
 
 
-def _registered() -> dict[Any, str]:
+def registered_types() -> dict[Any, str]:
     """All types in the registries of mmengine and the hosts, with their names."""
     from mmengine import registry as mmengine_registry
 
@@ -176,7 +176,7 @@ def _called(name: str, caller: FrameType) -> set[Any]:
 
     own = list(caller.f_locals.values())
     methods = [getattr(value, name.rpartition('.')[2], None) for value in own]
-    bases = [base for kind in _registered() for base in getattr(kind, '__mro__', ())]
+    bases = [base for kind in registered_types() for base in getattr(kind, '__mro__', ())]
     known = (DataLoader, *bases, *own, *methods, *caller.f_globals.values())
     return {it for it in known if callable(it) and getattr(it, '__qualname__', None) == name}
 
@@ -231,7 +231,7 @@ def _not_installed(error: ImportError) -> str | None:
     from mmengine.fileio import BaseStorageBackend  # types that are in no registry
 
     kind = type(frames[-1].f_locals.get('self'))
-    if not (issubclass(kind, BaseStorageBackend) or kind in _registered()):
+    if not (issubclass(kind, BaseStorageBackend) or kind in registered_types()):
         return None
     message = ' '.join(str(error).split())
     return f'{kind.__name__}: {message}; or take it out of the config'
@@ -239,7 +239,7 @@ def _not_installed(error: ImportError) -> str | None:
 
 def unknown_type(name: str, registry: str) -> str:
     """The message for a type of a config that is not in a registry."""
-    hint = nearest(name.split('.')[-1], _registered().values())
+    hint = nearest(name.split('.')[-1], registered_types().values())
     return (
         f'type {name!r} is not in the {registry} registry{hint}. A type of another package needs '
         "its prefix, as in 'mmswinv2.SwinTransformerV2'; your own needs custom_imports"
