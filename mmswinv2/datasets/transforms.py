@@ -30,8 +30,6 @@ class InstaBoost(BaseTransform):
         **options: of mmdet's ``InstaBoost``, such as ``scale`` and ``theta``.
     """
 
-    _has_warned = False
-
     def __init__(self, aug_ratio: float = 0.5, color_prob: float = 0.5, **options: Any) -> None:
         from mmdet.datasets.transforms import InstaBoost as MMDetInstaBoost
 
@@ -70,8 +68,7 @@ class InstaBoost(BaseTransform):
 
     def _leave(self, results: dict, why: str) -> dict:
         self.left_alone += 1
-        if not InstaBoost._has_warned:
-            InstaBoost._has_warned = True
+        if self.left_alone == 1:
             warn(
                 f'InstaBoost leaves {results.get("img_path", "an image")} as it is ({why}), and '
                 'others like it without a further word in this process'

@@ -16,7 +16,7 @@ from mmswinv2.analysis.memory import (
     follow_step,
     strategy_of,
 )
-from mmswinv2.analysis.model import ready
+from mmswinv2.analysis.model import begin_counters
 from mmswinv2.cli import estimate
 from mmswinv2.errors import UserError
 from mmswinv2.options import STRATEGIES
@@ -88,10 +88,10 @@ def test_what_each_strategy_spreads():
 def test_heads_may_ask_how_far_the_training_is():
     """As those of TOOD and BoxInst, which ended in a TypeError."""
     hub = MessageHub.get_instance('a training that has not begun')
-    ready(load(SEGMENTATION))
+    begin_counters()
     assert (hub.get_info('epoch'), hub.get_info('iter')) == (0, 0)
     hub.update_info('iter', 7)  # as where a hook of a training asks for the FLOPs
-    ready(load(SEGMENTATION))
+    begin_counters()
     assert hub.get_info('iter') == 7
 
 

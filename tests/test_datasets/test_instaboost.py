@@ -24,8 +24,7 @@ pytestmark = pytest.mark.filterwarnings('ignore:datetime.datetime.utcnow:Depreca
 
 
 @pytest.fixture(autouse=True)
-def seeded(monkeypatch):
-    monkeypatch.setattr(InstaBoost, '_has_warned', False)
+def seeded():
     np.random.seed(0)
     random.seed(0)
 

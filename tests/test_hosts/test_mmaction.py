@@ -1,4 +1,7 @@
 import math
+import os
+import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -202,6 +205,14 @@ def test_videos_are_written_with_arguments_in_order(form, written, tmp_path):
 
 
 # no class is of the other two kinds, and files are left to Python to close
+def open_as_on_windows(path, mode='r'):
+    """Refuse a temporary file that is open already."""
+    opened = [os.path.realpath(link) for link in Path('/proc/self/fd').glob('*')]
+    if path.startswith(tempfile.gettempdir()) and os.path.realpath(path) in opened:
+        raise PermissionError(path)
+    return open(path, mode)
+
+
 @pytest.mark.filterwarnings('ignore::RuntimeWarning', 'ignore::ResourceWarning')
 @pytest.mark.parametrize(
     ('found', 'excluded', 'mean'),
@@ -219,6 +230,7 @@ def test_scores_of_actions(found, excluded, mean, tmp_path, monkeypatch):
 
     pool = SimpleNamespace(map=lambda *args: [*map(*args)])  # mmaction2 starts 32 processes
     monkeypatch.setattr(ava_utils, 'multiprocessing', SimpleNamespace(Pool=lambda _: pool))
+    monkeypatch.setattr(ava_utils, 'open', open_as_on_windows, raising=False)
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'excluded.csv').write_text(excluded)
     (tmp_path / 'labels.txt').write_text(
