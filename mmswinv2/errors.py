@@ -35,6 +35,7 @@ _SYSTEM = {  # number of an OSError: what it means, what to do
     errno.ENOMEM: ('memory is used up', 'give fewer workers or smaller batches'),
 }
 _IN_CONFIG = 'mend it in the config or in --cfg-options'
+_CONTROLS = re.compile(r'[\0-\x08\x0b-\x1f\x7f-\x9f]')  # but for tabs and ends of lines
 _HOOKS = re.compile(r'mm\w+\.(.+\.)?hooks\.')  # modules of the hosts with hooks
 _OF_VALUES = (ValueError, TypeError, KeyError, AssertionError, RuntimeError)
 _OF_FILES = (
@@ -96,7 +97,12 @@ def _exit_on(error: BaseException, advice: str, option: str) -> None:
             _flush()
         except OSError:
             _drop_output(1)
-        sys.exit(f'error: {sentence}')
+        sys.exit(f'error: {printable(sentence)}')
+
+
+def printable(text: str) -> str:
+    """A text for terminals, without control characters, which could be commands to them."""
+    return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def is_set(variable: str) -> bool:

@@ -280,7 +280,7 @@ MAY_IMPORT = {
     'errors': 'launchers signals',
     'checks': 'errors',
     'files': 'errors',
-    'log': '',
+    'log': 'errors',
     'options': 'errors launchers',
     'progress': '',
     'ops': '',
