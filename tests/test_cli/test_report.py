@@ -467,6 +467,7 @@ OTHER = {
     ),
     'another task': (lambda s: [dict(a=1)], 'they are no boxes of a detector'),
     'nothing': (lambda s: [], 'they are no list of samples, or an empty one'),
+    'arrays of mmdet 2': (lambda s: [[np.zeros((1, 5))]], 'they are no list of samples, or an'),
 }
 
 
