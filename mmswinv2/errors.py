@@ -17,6 +17,8 @@ from typing import Any
 from .launchers import is_alone
 from .signals import Terminated, interruption, raise_on_signals
 
+_CONTROLS = re.compile(r'[\0-\x08\x0b-\x1f\x7f-\x9f]')  # but for tabs and ends of lines
+
 
 class UserError(ValueError):
     """A mistake of the user's; the message says what is wrong and what to do."""
@@ -74,7 +76,12 @@ def _exit_on(error: BaseException, advice: str, option: str) -> None:
             _flush()
         except OSError:
             _drop_output(1)
-        sys.exit(f'error: {sentence}')
+        sys.exit(f'error: {printable(sentence)}')
+
+
+def printable(text: str) -> str:
+    """A text for terminals, without control characters, which could be commands to them."""
+    return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def is_set(variable: str) -> bool:

@@ -281,7 +281,7 @@ MAY_IMPORT = {
     'explanations': 'errors',
     'checks': 'errors',
     'files': 'errors',
-    'log': '',
+    'log': 'errors',
     'option_values': 'errors',
     'options': 'errors launchers option_values',
     'progress': '',

@@ -372,6 +372,14 @@ def test_a_mistake_of_the_user_is_told_as_it_is(kind):
     assert explain(kind('do this\nand that')) == 'do this\nand that'
 
 
+def test_names_of_files_are_no_commands_to_a_terminal():
+    name = 'Grün 猫\t\x1b]0;taken\x07\x9b2J\r\x7f.jpg'
+    shown = 'Grün 猫\t\\x1b]0;taken\\x07\\x9b2J\\r\\x7f.jpg'
+    with pytest.raises(SystemExit, match=re.escape(f'error: {shown} is no')), report_user_errors():
+        raise UserError(f'{name} is no picture')
+    assert errors.printable('a\nb') == 'a\nb'
+
+
 def test_a_mistake_that_others_raised_from_is_told():
     def raised():
         try:

@@ -120,7 +120,7 @@ def _truth_and_results(
     results: list[dict] = []
     seen = set()
     for sample in samples:
-        if not isinstance(sample, dict) or 'pred_instances' not in sample:
+        if 'pred_instances' not in sample:
             raise mismatch(path, 'they are no boxes of a detector')
         if (number := sample.get('img_id')) not in known:
             raise mismatch(path, f'image {number!r} is not in {dataset.ann_file}')

@@ -44,7 +44,8 @@ def examine(cfg: Any, path: Path, score: float, max_examples: int) -> Findings:
     if path.is_dir() and not maps:
         raise UserError(f'{path} is a folder; the predictions of a {host.kind_of_model} are a .pkl')
     samples = [] if maps else read_pickle(path)
-    if not maps and not (isinstance(samples, list) and samples):
+    are_samples = isinstance(samples, list) and all(isinstance(s, dict) for s in samples)
+    if not maps and not (samples and are_samples):
         raise mismatch(path, 'they are no list of samples, or an empty one')
     if samples and 'pred_panoptic_seg' in samples[0] and _is_panoptic(cfg):
         raise UserError(

@@ -123,8 +123,10 @@ def _run_test(work: Any, checkpoint: str, options: dict[str, Any] | None) -> Pat
         config_with_options(cfg, options).dump(copy)
         kept = work.folder / copy.name
         before = kept.read_bytes() if kept.exists() else None
-        command = [sys.executable, '-c', f'import {__name__} as own; own.run_test()']
-        command += [str(copy), str(weights), '--work-dir', str(work.folder), '--out', str(target)]
+        # -c alone would look for modules in the present folder, which may be the work dir
+        code = f'import sys; sys.path = {sys.path!r}; import {__name__} as own; own.run_test()'
+        command = [sys.executable, '-c', code, str(copy), str(weights)]
+        command += ['--work-dir', str(work.folder), '--out', str(target)]
         try:
             failed = subprocess.run(command, check=False).returncode
         finally:  # the config of the training, not that of this test

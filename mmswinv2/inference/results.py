@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..errors import UserError
+from ..errors import UserError, printable
 from ..files import check_writable, part_of, write_atomically
 from .drawing import LARGEST_JPEG, caption, enlarge, font_of, picture_of
 from .sources import RESULTS, Item
@@ -145,7 +145,7 @@ class ResultWriter:
         ]
         self.found.append(dict(file_name=item.path, predictions=best))
         path = os.fsencode(item.path).decode(errors='replace')  # terminals may reject raw bytes
-        print(f'{path}: {best[0]["name"]} {best[0]["score"]:.3f}')
+        print(printable(f'{path}: {best[0]["name"]} {best[0]["score"]:.3f}'))
         if item.clip:
             from ..datasets.video_files import open_video, write_video
 

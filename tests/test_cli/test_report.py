@@ -467,6 +467,7 @@ OTHER = {
     ),
     'another task': (lambda s: [dict(a=1)], 'they are no boxes of a detector'),
     'nothing': (lambda s: [], 'they are no list of samples, or an empty one'),
+    'arrays of mmdet 2': (lambda s: [[np.zeros((1, 5))]], 'they are no list of samples, or an'),
 }
 
 
@@ -1086,15 +1087,21 @@ def test_links_in_a_work_dir_are_not_written_through(tmp_path):
 
 
 def test_the_test_of_a_report_has_all_options(tmp_path, monkeypatch):
-    """Also those that cannot be written on a command line; the config in the work dir stays."""
+    """Also those that cannot be written on a command line; the config in the work dir stays.
+
+    It imports what the report does, not what is in the present folder, as with ``python -m``.
+    """
     folder = work_dir(tmp_path / 'run', CONFIG)
     before = {path: path.read_bytes() for path in folder.rglob('*.py')}
     (tmp_path / 'a.pth').touch()
     options = {'a': 'b,c', 'test_dataloader.dataset.metainfo': dict(classes=('x, y', 'z'))}
-    tested = []
+    tested, start = [], subprocess.run
 
     def run(command, check):
         tested.append(Config.fromfile(command[3]))
+        show = f'{command[2].rpartition("import ")[0]}print(sys.path)'
+        done = start([*command[:2], show], cwd=folder, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == repr(sys.path)
         return subprocess.CompletedProcess(command, 1)
 
     monkeypatch.setattr(subprocess, 'run', run)
