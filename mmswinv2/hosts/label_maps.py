@@ -155,7 +155,7 @@ def count_areas(
     return common, found + wanted - common, found, wanted
 
 
-def f_scores(common: Any, found: Any, wanted: Any, beta: float = 1) -> dict[str, np.ndarray]:
+def f_scores(common: Any, found: Any, wanted: Any, beta: float) -> dict[str, np.ndarray]:
     """F-scores and precision of classes from pixels: common, predicted, labelled.
 
     NaN for a class without any. In the hosts the precision of a class that is never predicted, and

@@ -368,14 +368,15 @@ def test_masks_of_boxes_beside_their_image():
     assert masks[0, 10:40, 10:40].all()
 
 
-def test_a_detector_without_resize():
+@pytest.mark.parametrize('options', [{}, dict(meta_keys=('img_id',))], ids=str)
+def test_a_detector_without_resize(options):
     """Boxes are in the image where only the model pads."""
     cfg = Config.fromfile(ROOT / 'configs/detection/mask-rcnn_swinv2-nano_shapes.py')
     hosts.of(cfg).apply()
     with DefaultScope.overwrite_default_scope('mmdet'):
         torch.manual_seed(0)
         model = MODELS.build(cfg.model).eval()
-        steps = [dict(type='Pad', size_divisor=32), dict(type='PackDetInputs')]
+        steps = [dict(type='Pad', size_divisor=32), dict(type='PackDetInputs', **options)]
         pad, pack = map(TRANSFORMS.build, steps)
     image = np.random.default_rng(0).integers(0, 255, (90, 70, 3), np.uint8)
     sample = dict(img=image, img_shape=(90, 70), ori_shape=(90, 70))
