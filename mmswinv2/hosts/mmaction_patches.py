@@ -197,8 +197,12 @@ def draw_clips() -> None:
             return
         if 'show' in self.draw_args:
             self.draw_args['show_frames'] = self.draw_args.pop('show')
-        # (clips, 3, T, H, W), or (frames, 3, H, W) for 2-D recognizers, to (3, frames, H, W)
-        videos = [clips.transpose(0, 1).flatten(1, -3) for clips in data_batch['inputs']]
+        # (clips, 3, T, H, W), or (frames, 3, H, W) for 2-D recognizers, to (3, frames, H, W), which
+        # those of AVA are already
+        videos = [
+            clips.transpose(0, 1).flatten(1, -3) if clips.shape[1] == 3 else clips
+            for clips in data_batch['inputs']
+        ]
         named = [sample.new() for sample in data_samples]
         for sample in named:
             if 'gt_label' in sample:

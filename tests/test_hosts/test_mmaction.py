@@ -166,7 +166,9 @@ def test_videos_without_labels_count_in_no_mean():
         assert found == pytest.approx(wanted, nan_ok=True)
 
 
-@pytest.mark.parametrize('shape', [(2, 3, 2, 16, 24), (4, 3, 16, 24)], ids=['3-D', '2-D'])
+@pytest.mark.parametrize(
+    'shape', [(2, 3, 2, 16, 24), (4, 3, 16, 24), (3, 4, 16, 24)], ids=['3-D', '2-D', 'AVA']
+)
 def test_videos_of_a_test_are_drawn(shape, tmp_path, monkeypatch):
     hosts.of(dict(default_scope='mmaction')).apply()
     init_default_scope('mmaction')
