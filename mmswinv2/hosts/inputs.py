@@ -64,8 +64,8 @@ def _last_size(pipeline: Sequence[Any]) -> tuple[int, int]:
             if isinstance(branch, (list, tuple)):
                 return max((_last_size(b) for b in transform['transforms']), key=_area)
         relative = 'relative' in transform.get('crop_type', '')  # shares of the image
-        if 'crop_size' in transform and 'Crop' in type_name(transform) and not relative:
-            size = transform['crop_size']
+        size = transform.get('crop_size') or transform.get('size')  # of mmaction2's RandomCrop
+        if size and 'Crop' in type_name(transform) and not relative:
             return (size, size) if isinstance(size, int) else tuple(size)
         scale = transform.get('scale')
         if isinstance(scale, int):  # the side of a square, in mmpretrain

@@ -50,6 +50,25 @@ def write_videos_by_pyav() -> None:
         write_video(path, frames[..., ::-1], fps)
 
 
+@patch('mmaction', '>=1', lambda: importlib.util.find_spec('decord') is not None)
+def name_videos_that_decord_cannot_read() -> None:
+    """A video that decord cannot read is named."""
+    from decord import DECORDError
+    from mmaction.datasets.transforms import DecordDecode, DecordInit
+
+    from ..datasets.video_files import UnreadableVideo
+
+    @replace((DecordInit, DecordDecode), 'transform')
+    def transform(original: Any, self: Any, results: dict) -> dict:
+        try:
+            return original(self, results)
+        except (DECORDError, RuntimeError) as error:
+            raise UnreadableVideo(
+                f'decord cannot read the video {results["filename"]}: {error}; try '
+                'mmswinv2.VideoInit and mmswinv2.VideoDecode in the pipeline'
+            ) from error
+
+
 @patch('mmaction', '>=1')
 def refuse_wide_frames() -> None:
     """Frames in files of more than 8 bits are refused, as images are.
@@ -180,8 +199,12 @@ def draw_clips() -> None:
             return
         if 'show' in self.draw_args:
             self.draw_args['show_frames'] = self.draw_args.pop('show')
-        # (clips, 3, T, H, W), or (frames, 3, H, W) for 2-D recognizers, to (3, frames, H, W)
-        videos = [clips.transpose(0, 1).flatten(1, -3) for clips in data_batch['inputs']]
+        # (clips, 3, T, H, W), or (frames, 3, H, W) for 2-D recognizers, to (3, frames, H, W), which
+        # those of AVA are already
+        videos = [
+            clips.transpose(0, 1).flatten(1, -3) if clips.shape[1] == 3 else clips
+            for clips in data_batch['inputs']
+        ]
         named = [sample.new() for sample in data_samples]
         for sample in named:
             if 'gt_label' in sample:

@@ -907,6 +907,17 @@ def videos():
     backend.add_video('a', np.zeros((2, 16, 16, 3), np.uint8), fps=2, out_type='video')
 
 
+@probe('A video that decord cannot read is named', 'mmaction')
+def videos_of_decord():
+    from mmaction.datasets.transforms import DecordInit
+
+    (FOLDER / 'broken.mp4').write_text('no video')
+    try:
+        DecordInit().transform(dict(filename=str(FOLDER / 'broken.mp4')))
+    except Exception as error:
+        return 'broken.mp4' not in str(error)
+
+
 @probe('Frames in files of more than 8 bits are refused, as images are', 'mmaction')
 def wide_frames():
     import cv2

@@ -13,6 +13,7 @@ from mmengine.registry import init_default_scope
 from mmengine.utils import digit_version
 
 from mmswinv2 import hosts
+from mmswinv2.datasets.video_files import UnreadableVideo
 from mmswinv2.errors import UserError
 from mmswinv2.hosts.mmaction import MMAction
 from tests.test_tools.conftest import ROOT, run_code, tool  # noqa: F401  fixtures
@@ -168,7 +169,9 @@ def test_videos_without_labels_count_in_no_mean():
         assert found == pytest.approx(wanted, nan_ok=True)
 
 
-@pytest.mark.parametrize('shape', [(2, 3, 2, 16, 24), (4, 3, 16, 24)], ids=['3-D', '2-D'])
+@pytest.mark.parametrize(
+    'shape', [(2, 3, 2, 16, 24), (4, 3, 16, 24), (3, 4, 16, 24)], ids=['3-D', '2-D', 'AVA']
+)
 def test_videos_of_a_test_are_drawn(shape, tmp_path, monkeypatch):
     hosts.of(dict(default_scope='mmaction')).apply()
     init_default_scope('mmaction')
@@ -192,6 +195,23 @@ def test_videos_of_a_test_are_drawn(shape, tmp_path, monkeypatch):
     frames = sorted(tmp_path.rglob('*.png'))
     assert len(frames) == 4 and 'b.mp4' in str(frames[0].relative_to(tmp_path))
     assert cv2.imread(str(frames[3])).shape == (16, 24, 3)
+
+
+def test_videos_that_decord_cannot_read_are_named(tmp_path):
+    hosts.of(dict(default_scope='mmaction')).apply()
+    from decord import DECORDError
+    from mmaction.datasets.transforms import DecordDecode, DecordInit
+
+    def fail(numbers):
+        raise DECORDError('damaged')
+
+    path = tmp_path / 'a.mp4'
+    path.write_text('no video')
+    with pytest.raises(UnreadableVideo, match=f'{path}: .*VideoInit'):
+        DecordInit().transform(dict(filename=str(path)))
+    opened = dict(video_reader=SimpleNamespace(get_batch=fail), frame_inds=np.arange(3))
+    with pytest.raises(UnreadableVideo, match='a.mp4: damaged'):
+        DecordDecode().transform(dict(opened, filename='a.mp4'))
 
 
 @pytest.mark.parametrize(('form', 'written'), [('video', 'a.mp4'), ('img', 'a/frames_3/1.png')])
