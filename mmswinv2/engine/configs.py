@@ -74,9 +74,10 @@ def read_config(path: StrPath, **options: Any) -> Config:
     except SyntaxError as error:
         if error.filename not in (None, '<unknown>'):
             raise
-        raise UserError(
-            f'{path}, or one of its bases, is no Python: line {error.lineno}: {error.msg}'
-        ) from error
+        what = f'line {error.lineno}: {error.msg}'
+        if 'U+FEFF' in error.msg:
+            what += ', a byte order mark; save the file as UTF-8 without one'
+        raise UserError(f'{path}, or one of its bases, is no Python: {what}') from error
     except Exception as error:
         *_, (frame, _) = traceback.walk_tb(error.__traceback__)
         merging = Path(mmengine.__file__).parent in Path(frame.f_code.co_filename).parents

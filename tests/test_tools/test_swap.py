@@ -520,7 +520,12 @@ def test_packages_that_are_none(name):
 def test_configs_that_cannot_be_read(tmp_path):
     (tmp_path / 'own.py').write_text("_base_ = 'own.py'\n")
     (tmp_path / 'wrong.py').write_text('model = (\n')
-    for name, words in (('own.py', 'is its own _base_'), ('wrong.py', 'wrong.py.* is no Python')):
+    (tmp_path / 'marked.py').write_text('model = 1\n', encoding='utf-8-sig')
+    for name, words in (
+        ('own.py', 'is its own _base_'),
+        ('wrong.py', 'wrong.py.* is no Python'),
+        ('marked.py', 'line 1: .*a byte order mark; save the file as UTF-8 without one'),
+    ):
         with pytest.raises(UserError, match=words):
             read_config(str(tmp_path / name))
 
