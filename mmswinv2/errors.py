@@ -10,8 +10,9 @@ import os
 import re
 import select
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from typing import Any
 
 from .launchers import is_alone
@@ -39,6 +40,9 @@ def report_user_errors(advice: str = '', option: str = '') -> Iterator[None]:
         advice: what to do after the program was stopped, for the message.
         option: the option that names the place of what the program writes, likewise.
     """
+    # which needs this module; not later, as after some errors no file can be opened
+    from .explanations import explain
+
     for stream in (sys.stdout, sys.stderr):  # encodings may lack characters of file names
         with suppress(AttributeError):  # a caller may have replaced the streams
             stream.reconfigure(errors='backslashreplace')  # type: ignore[union-attr]
@@ -52,11 +56,11 @@ def report_user_errors(advice: str = '', option: str = '') -> Iterator[None]:
                 raise
             _flush()
     except BaseException as error:
-        _exit_on(error, advice, option)
+        _exit_on(error, partial(explain, advice=advice, option=option), advice)
         raise
 
 
-def _exit_on(error: BaseException, advice: str, option: str) -> None:
+def _exit_on(error: BaseException, explain: Callable[[Exception], str | None], advice: str) -> None:
     """End the program if the error has a message of its own, see `report_user_errors`."""
     if isinstance(error, BrokenPipeError) and _reader_has_ended():
         _drop_output(1)
@@ -68,9 +72,7 @@ def _exit_on(error: BaseException, advice: str, option: str) -> None:
         except OSError:  # of a terminal that was closed
             _drop_output(1, 2)
         sys.exit(128 + stop.args[0] if isinstance(stop, Terminated) else 130)
-    from .explanations import explain  # which needs this module
-
-    sentence = explain(error, advice, option) if isinstance(error, Exception) else None
+    sentence = explain(error) if isinstance(error, Exception) else None
     if sentence is not None and not is_set('MMSWINV2_TRACEBACK'):
         try:
             _flush()

@@ -28,17 +28,9 @@ _SYSTEM = {  # number of an OSError: what it means, what to do
     errno.ENAMETOOLONG: ('the name of a file is too long', 'give a shorter one'),
     errno.ENOMEM: ('memory is used up', 'give fewer workers or smaller batches'),
 }
-
-
 _IN_CONFIG = 'mend it in the config or in --cfg-options'
-
-
 _HOOKS = re.compile(r'mm\w+\.(.+\.)?hooks\.')  # modules of the hosts with hooks
-
-
 _OF_VALUES = (ValueError, TypeError, KeyError, AssertionError, RuntimeError)
-
-
 _OF_FILES = (
     FileExistsError, FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError,
 )  # fmt: skip

@@ -6,8 +6,6 @@ from typing import Any
 from .errors import UserError
 
 _BRACKETS = {'[': ']', '(': ')', '{': '}'}
-
-
 _QUOTES = {'"', "'"}
 
 

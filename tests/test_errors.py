@@ -210,6 +210,17 @@ def test_a_mistake_is_told_where_the_output_cannot_be_written():
     assert (run.returncode, run.stderr) == (1, 'error: no\n')
 
 
+def test_too_many_open_files_are_told():
+    """Where no module can be imported any more."""
+    code = (
+        'import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))\n'
+        'from mmswinv2.errors import report_user_errors\n'
+        "with report_user_errors(): held = [open('/dev/null') for _ in range(64)]"
+    )
+    run = run_program([sys.executable, '-c', code])
+    assert run.stderr.startswith('error: too many files are open'), run.stderr
+
+
 def test_letters_that_the_output_lacks():
     run = run_program([sys.executable, '-c', SPEAKS], env=dict(PYTHONIOENCODING='cp1252'))
     assert run.returncode == 0 and run.stdout.startswith('\\u732b 0\n'), run.stderr

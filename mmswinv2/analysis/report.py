@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.utils import import_modules_from_strings
 
 from .. import hosts
 from ..errors import UserError
@@ -90,7 +89,7 @@ def config_of(work: WorkDir) -> Any:
 
 def _test_config(work: WorkDir, cfg: Any, predictions: Path, options: dict | None) -> Config:
     """The config of the training with `options`, to compare predictions with its test set."""
-    from ..engine.configs import config_with_options
+    from ..engine.configs import config_with_options, import_custom
 
     if cfg is None:
         raise UserError(
@@ -98,7 +97,7 @@ def _test_config(work: WorkDir, cfg: Any, predictions: Path, options: dict | Non
         )
     if cfg.get('custom_imports'):
         check_imports(cfg.custom_imports, work)
-        import_modules_from_strings(**cfg.custom_imports)
+        import_custom(cfg.custom_imports)
     return config_with_options(cfg, options)
 
 

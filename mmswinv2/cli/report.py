@@ -118,20 +118,14 @@ def _run_test(work: Any, checkpoint: str, options: dict[str, Any] | None) -> Pat
         raise UserError(f'the checkpoint {weights} does not exist')
     target = _own(_place_of_predictions(work, hosts.of(cfg)))
     with tempfile.TemporaryDirectory() as place:
-        # the test writes its config into the work dir under the name of its file
+        # a test keeps the config of this name that is in the work dir
         copy = Path(place, work.config_name or work.config.name)
         config_with_options(cfg, options).dump(copy)
-        kept = work.folder / copy.name
-        before = kept.read_bytes() if kept.exists() else None
         # -c alone would look for modules in the present folder, which may be the work dir
         code = f'import sys; sys.path = {sys.path!r}; import {__name__} as own; own.run_test()'
         command = [sys.executable, '-c', code, str(copy), str(weights)]
         command += ['--work-dir', str(work.folder), '--out', str(target)]
-        try:
-            failed = subprocess.run(command, check=False).returncode
-        finally:  # the config of the training, not that of this test
-            if before is not None:
-                write_atomically(kept, lambda file: file.write(before))
+        failed = subprocess.run(command, check=False).returncode
         if failed:
             raise UserError('the test failed, see above')
     return target
@@ -140,17 +134,18 @@ def _run_test(work: Any, checkpoint: str, options: dict[str, Any] | None) -> Pat
 def run_test() -> None:
     """The command ``mmswinv2 test`` for a config of a work dir, which is read and not run."""
     from mmengine.config import Config
-    from mmengine.utils import import_modules_from_strings
 
     from ..analysis.predictions import only_registered_types
     from ..analysis.work_dir import read_literals
+    from ..engine.configs import import_custom
     from . import test
 
     with report_user_errors(option='--work-dir'):
         args = test.parse_args(sys.argv[1:])
+        sys.argv[:1] = ['mmswinv2', 'test']  # for the log, from which a report has the command
         args.config = Config(read_literals(args.config), filename=args.config)
         if args.config.get('custom_imports'):
-            import_modules_from_strings(**args.config.custom_imports)
+            import_custom(args.config.custom_imports)
         with only_registered_types():
             test.evaluate(args)
 

@@ -103,11 +103,11 @@ def _set_options(cfg: Config, options: dict[str, Any]) -> None:
         ) from error
     warn_of_new(cfg, before, options)
     if any(key.partition('.')[0] == 'custom_imports' for key in options):
-        _import_modules(cfg.custom_imports)
+        import_custom(cfg.custom_imports)
 
 
-def _import_modules(wanted: Any) -> None:
-    """Do the ``custom_imports`` of a config, which were done before options changed them."""
+def import_custom(wanted: Any) -> None:
+    """Do the ``custom_imports`` of a config, as after options changed them, or of one only read."""
     names: Any = ()
     known = arguments(import_modules_from_strings)
     if isinstance(wanted, Mapping) and {'imports'} <= wanted.keys() <= known:

@@ -23,6 +23,7 @@ from mmengine.runner import Runner
 from mmswinv2.analysis.confusion import analyse_classes
 from mmswinv2.cli.report import main, report, run_test
 from mmswinv2.errors import UserError
+from mmswinv2.options import command_line
 from tests.test_tools.conftest import CONFIG, ROOT, made_once
 from tests.tool_server import run_program
 
@@ -1071,6 +1072,12 @@ def test_the_test_of_a_report_runs_no_config(shapes, tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match=f'{kind}.* is not in the'):
         run_test()
     assert not Path('ran').exists()
+    assert command_line() == f'mmswinv2 test {copy} weights.pth --work-dir {tmp_path}'
+    cfg.custom_imports = dict(imports=['nowhere_at_all'])
+    cfg.dump(copy)
+    with pytest.raises(SystemExit, match='Failed to import nowhere_at_all .*; name a module'):
+        monkeypatch.setattr(sys, 'argv', ['-c', str(copy), 'weights.pth'])
+        run_test()
 
 
 def test_links_in_a_work_dir_are_not_written_through(tmp_path):
