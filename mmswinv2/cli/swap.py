@@ -23,7 +23,9 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
         epilog='example: mmswinv2 swap mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
     )
     parser.add_argument('config', help="a path, or a name such as 'mmdet::fcos/fcos_r50...py'")
-    parser.add_argument('--arch', default='tiny', help='size, from nano to giant (tiny)')
+    parser.add_argument(
+        '--arch', type=_arch, default='tiny', help='size, from nano to giant (tiny)'
+    )
     parser.add_argument('--window', type=int, help='window size in tokens (that of the weights)')
     parser.add_argument(
         '--checkpoint',
@@ -61,15 +63,23 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def _arch(text: str) -> str:
+    """The name of a size, which may be given by its first letter."""
+    from ..core.arguments import SHORT, get_variant
+
+    try:
+        get_variant(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return SHORT.get(text.lower(), text.lower())
+
+
 def main(arguments: Sequence[str]) -> None:
     """The command ``mmswinv2 swap``."""
     args = parse_args(arguments)
     from .. import hosts
-    from ..core.arguments import SHORT, get_variant
     from ..swap import Options, default_window, read_config, swap_backbone, write_config
 
-    get_variant(args.arch)  # refuses an unknown one
-    args.arch = SHORT.get(args.arch.lower(), args.arch.lower())
     if args.window is None:
         args.window = default_window(args.arch, args.checkpoint)
     lr, decay = args.lr, args.layer_decay

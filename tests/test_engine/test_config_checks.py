@@ -138,7 +138,6 @@ VALUES = [
     ('train_cfg.dynamic_intervals', [(1, 0)]), ('train_cfg.dynamic_intervals', [(1, 'a')]),
     ('model.test_cfg.rcnn.score_thr', 'a'), ('model.test_cfg.rpn.nms_pre', 'all'),
     ('tta_model.tta_cfg.max_per_img', '100'), ('model.test_cfg.rpn.max_per_img', -1),
-    ('model.test_cfg.max_per_img', -1),
     ('train_cfg.dynamic_intervals', [(2, 1), (1, 2)]), ('optim_wrapper.optimizer.betas', [0.9]),
     ('optim_wrapper.paramwise_cfg.custom_keys.neck.lr_mult', 'a'),
 ]  # fmt: skip
@@ -161,6 +160,17 @@ def test_settings_that_runners_need():
     check_values(Config(dict(default_hooks=None)))
     check_values(Config(dict(model=dict(assigner=dict(score_thr='auto')))))
     check_values(Config(dict(optim_wrapper=dict(clip_grad=dict(max_norm=float('inf'))))))
+
+
+def test_a_limit_of_boxes_that_drops_the_last_one():
+    def check(**parts):
+        check_values(Config(dict(model=dict(parts, test_cfg=dict(max_per_img=-1)))))
+
+    with pytest.raises(UserError, match='model.test_cfg.max_per_img=-1 .*: RetinaHead leaves out'):
+        check(bbox_head=dict(type='mmdet.RetinaHead'))
+    for kind in ('PAAHead', 'LADHead', 'GARetinaHead', 'CornerHead', 'CenterNetHead', 'YOLACTHead'):
+        check(bbox_head=dict(type=kind))  # for which it is no limit
+    check(mask_head=dict(type='SOLOV2Head'))
 
 
 @pytest.mark.parametrize(
