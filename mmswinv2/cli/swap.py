@@ -24,7 +24,10 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument('config', help="a path, or a name such as 'mmdet::fcos/fcos_r50...py'")
     parser.add_argument(
-        '--arch', type=_arch, default='tiny', help='size, from nano to giant (tiny)'
+        '--arch',
+        type=_arch,
+        default='tiny',
+        help='nano, tiny, small, base, large, huge or giant (tiny)',
     )
     parser.add_argument('--window', type=int, help='window size in tokens (that of the weights)')
     parser.add_argument(
