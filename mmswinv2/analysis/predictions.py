@@ -5,6 +5,7 @@ import io
 import re
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from .findings import Findings, mismatch
 _OF_TORCH = ('torch.nn.', 'torch.optim.', 'torch.utils.data.')  # where configs may take types from
 
 
-def examine(cfg: Any, path: Path, score: float, max_examples: int) -> Findings:
+def examine(cfg: Any, path: Path, score: float, max_examples: int, work_dir: Path) -> Findings:
     """Compare predictions from ``tools/test.py --out`` with the annotations of ``test_dataloader``.
 
     Args:
@@ -30,6 +31,7 @@ def examine(cfg: Any, path: Path, score: float, max_examples: int) -> Findings:
         path: a pickle, or the folder of label maps of a segmentor.
         score: for detectors, lowest score of a box in confusion matrix, counts and pictures.
         max_examples: how many of the worst pictures to keep.
+        work_dir: where the config is from; nothing in it is run.
 
     Raises:
         UserError: if the file cannot be read, or is of another data set or task, or if a label map
@@ -54,7 +56,7 @@ def examine(cfg: Any, path: Path, score: float, max_examples: int) -> Findings:
         )
     check_types(cfg, cfg.test_dataloader, 'test_dataloader')
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
-        with only_registered_types():
+        with only_registered_types(work_dir):
             hosts.check_data(cfg, ('test',))
             hosts.use_registries(cfg)
             dataset = DATASETS.build(cfg.test_dataloader.dataset)
@@ -73,12 +75,12 @@ def _is_panoptic(cfg: Any) -> bool:
 
 
 @contextlib.contextmanager
-def only_registered_types() -> Iterator[None]:
-    """Restrict types to those that are registered; of packages, the hosts alone are imported.
+def only_registered_types(folder: Path) -> Iterator[None]:
+    """Restrict types to those that are registered, and imports to hosts and packages in use.
 
     Otherwise mmengine resolves ``type='os.system'`` to that function, and imports what stands
     before the last dot of a type, or as a scope, from Python's path, so that the config of an
-    untrusted work dir could run code.
+    untrusted work dir, `folder`, could run code.
     """
     find, load = registry.get_object_from_string, registry.import_module
 
@@ -88,16 +90,27 @@ def only_registered_types() -> Iterator[None]:
         of_torch = name.startswith(_OF_TORCH) and isinstance(found, type)
         return found if of_torch or any(found is kind for kind in registered_types()) else None
 
-    def import_host(name: str) -> Any:
-        if name.partition('.')[0] not in PACKAGES and name not in sys.modules:
-            raise ImportError(f'{name} is of no host')
+    def import_allowed(name: str) -> Any:
+        top = name.partition('.')[0]
+        if top not in PACKAGES and (top not in sys.modules or stands_in(folder, name)):
+            raise ImportError(f'{name} is neither of a host nor of a package in use')
         return load(name)
 
-    registry.get_object_from_string, registry.import_module = find_type, import_host
+    registry.get_object_from_string, registry.import_module = find_type, import_allowed
     try:
         yield
     finally:
         registry.get_object_from_string, registry.import_module = find, load
+
+
+def stands_in(folder: Path, module: str) -> bool:
+    """Whether a module is in a folder, found without importing the packages that it is in."""
+    top, *rest = module.split('.')
+    spec = find_spec(top) if all((top, *rest)) else None
+    places = [Path(p, *rest) for p in (spec and spec.submodule_search_locations) or ()]
+    places += [Path(spec.origin)] if spec and spec.origin else []
+    resolved = (place.resolve() for place in places)
+    return any(folder.resolve() in (place, *place.parents) for place in resolved)
 
 
 def check_types(cfg: Any, node: Any, where: str) -> None:

@@ -5,7 +5,6 @@ import shlex
 import tempfile
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from ..errors import UserError
 from ..hosts.config_files import config_folders
 from .figures import Figure, draw, heat_map
 from .findings import Findings
-from .predictions import examine
+from .predictions import examine, stands_in
 from .work_dir import Curve, WorkDir, differences, read_literals, step_of
 
 MAIN_SCORES = {
@@ -49,7 +48,7 @@ def content(
     findings = matrix = None
     if predictions:
         tested = _test_config(work, cfg, predictions, options)
-        findings = examine(tested, predictions, score, pictures)
+        findings = examine(tested, predictions, score, pictures, work.folder)
         matrix = findings.matrix
     large = matrix is not None and len(matrix.rows) > _LARGEST_MATRIX
     last = (work.trainings or work.runs)[-1]
@@ -105,13 +104,8 @@ def _test_config(work: WorkDir, cfg: Any, predictions: Path, options: dict | Non
 
 def check_imports(imports: Any, work: WorkDir) -> None:
     """Raise `UserError` for imports of modules in the work dir, whose code must not run."""
-    folder = work.folder.resolve()
     for name in map(str, hosts.as_list(imports.get('imports') or [])):
-        top, *rest = name.split('.')
-        spec = find_spec(top) if all((top, *rest)) else None
-        places = [Path(p, *rest) for p in (spec and spec.submodule_search_locations) or ()]
-        places += [Path(spec.origin)] if spec and spec.origin else []
-        if any(folder in (p.resolve(), *p.resolve().parents) for p in places):
+        if stands_in(work.folder, name):
             raise UserError(
                 f'custom_imports of {work.config} names {name}, which stands in the work dir, and '
                 'a report runs nothing of that; move it elsewhere'

@@ -146,7 +146,7 @@ def run_test() -> None:
         args.config = Config(read_literals(args.config), filename=args.config)
         if args.config.get('custom_imports'):
             import_custom(args.config.custom_imports)
-        with only_registered_types():
+        with only_registered_types(Path(args.work_dir)):
             test.evaluate(args)
 
 

@@ -1,6 +1,7 @@
 """The command `mmswinv2 report` on a real training, and its page in a real browser."""
 
 import html
+import importlib
 import json
 import os
 import pickle
@@ -18,9 +19,11 @@ import torch
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
+from mmengine.registry import TRANSFORMS
 from mmengine.runner import Runner
 
 from mmswinv2.analysis.confusion import analyse_classes
+from mmswinv2.analysis.predictions import only_registered_types
 from mmswinv2.cli.report import main, report, run_test
 from mmswinv2.errors import UserError
 from mmswinv2.options import command_line
@@ -281,7 +284,7 @@ def find(shapes, tmp_path):
 
     cfg = Config.fromfile(ROOT / CONFIG)
     cfg.merge_from_dict(of_shapes(shapes))
-    return lambda samples, score=0.3: examine(cfg, dump(samples, tmp_path), score, 4)
+    return lambda samples, score=0.3: examine(cfg, dump(samples, tmp_path), score, 4, tmp_path)
 
 
 def test_perfect_predictions(truth, find):
@@ -351,7 +354,7 @@ def errors(shapes, folder, content, boxes):
     first['scores'] = torch.tensor([score for *_, score in boxes])
     for sample in samples[1:]:
         sample['pred_instances']['scores'][:] = 0.5
-    return examine(cfg, dump(samples, folder), 0.3, 4)
+    return examine(cfg, dump(samples, folder), 0.3, 4, folder)
 
 
 @pytest.mark.parametrize(('boxes', 'kinds'), WRONG.values(), ids=WRONG)
@@ -1042,6 +1045,30 @@ def test_types_of_a_work_dir_run_nothing(dataset, words, shapes, truth, tmp_path
         with pytest.raises(UserError, match=f'names {name}, which stands in the work dir'):
             report(folder, predict=str(path))
     assert not Path('ran').exists()
+
+
+def test_types_of_a_package_of_ones_own_are_found(tmp_path, monkeypatch):
+    """In registries of its own, which import its modules when a type is looked up."""
+    package = tmp_path / 'with_types'
+    package.mkdir()
+    (package / '__init__.py').touch()
+    (package / 'registry.py').write_text(
+        'from mmengine.registry import TRANSFORMS, Registry\n'
+        "OWN = Registry('own', parent=TRANSFORMS, scope='with_types', "
+        "locations=['with_types.steps'])\n"
+    )
+    (package / 'steps.py').write_text(
+        'from with_types.registry import OWN\n@OWN.register_module()\nclass Step: pass\n'
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(TRANSFORMS, '_children', dict(TRANSFORMS._children))
+    with only_registered_types(tmp_path / 'run'):
+        assert TRANSFORMS.get('with_types.Step') is None  # no custom_imports has named it
+    importlib.import_module('with_types')
+    with only_registered_types(package):
+        assert TRANSFORMS.get('with_types.Step') is None
+    with only_registered_types(tmp_path / 'run'):
+        assert TRANSFORMS.get('with_types.Step').__module__ == 'with_types.steps'
 
 
 @pytest.mark.parametrize('key', ['model', 'custom_hooks', 'test_evaluator'])
