@@ -176,6 +176,12 @@ def test_a_map_of_another_size_and_a_missing_one(train, evaluate, tool, damaged,
     assert any(str(path) in line for line in told) and any(str(missing) in line for line in told)
 
 
+def test_the_check_prints_no_control_characters(tool, damaged):
+    (damaged / 'images/training/ADE_0.jpg').rename(damaged / 'images/training/\x1b.jpg')
+    run = tool('misc/check_seg_maps.py', ADE, '--cfg-options', f'data_root={damaged}')
+    assert r'\x1b' in run.stdout and '\x1b' not in run.stdout
+
+
 def test_the_check_of_good_maps(tool, ade):
     run = tool('misc/check_seg_maps.py', ADE, '--cfg-options', f'data_root={ade}')
     assert run.returncode == 0 and 'all of the 5 images can be used' in run.stdout

@@ -12,7 +12,7 @@ from mmengine.registry import DATASETS
 
 from mmswinv2 import hosts
 from mmswinv2.engine.configs import config_with_options
-from mmswinv2.errors import UserError, report_user_errors
+from mmswinv2.errors import UserError, printable, report_user_errors
 from mmswinv2.hosts.mmcv import name_unreadable_images
 from mmswinv2.hosts.mmseg_label_maps import guard_seg_maps, has_seg_maps, warn_of_absent_classes
 from mmswinv2.options import ArgumentParser, add_config_options
@@ -62,7 +62,7 @@ def main():
             before = bad
             for problem in problems(dataset, where):
                 bad += 1
-                print(problem)
+                print(printable(problem))
             if bad == before:
                 warn_of_absent_classes(dataset, guard_seg_maps(dataset)[0], where, math.inf)
     if bad:

@@ -6,7 +6,7 @@ from mmswinv2 import hosts
 from mmswinv2.datasets import open_video, write_video
 from mmswinv2.datasets.labels.common import read_text
 from mmswinv2.engine.configs import config_with_options
-from mmswinv2.errors import UserError, report_user_errors
+from mmswinv2.errors import UserError, printable, report_user_errors
 from mmswinv2.files import check_writable
 from mmswinv2.inference.drawing import caption
 from mmswinv2.inference.predictor import Predictor
@@ -56,7 +56,7 @@ def main():
     for value, index in zip(values.tolist(), classes.tolist(), strict=True):
         name = names[index] if index < len(names) else f'class {index}'
         lines.append(f'{name}: {value:.3f}')
-    print('\n'.join(lines))
+    print(printable('\n'.join(lines)))
     reader = open_video(args.video)
     write_video(target, caption(reader, lines), reader.fps or 25, times=reader.times)
     print(f'written to {target}')
