@@ -1,5 +1,6 @@
 """Checks of the data of a run: its files, its data sets, and the metrics that score them."""
 
+import codecs
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -104,5 +105,23 @@ def _check_files(dataset: Any, where: str, host: Host) -> None:
             f'{where}: the annotation file {path} is a pipe or a device; write its content to a '
             'file and name that'
         )
+    if path.suffix == '.json' and path.is_file() and not _has_ends_of_json(path):
+        raise UserError(f'{where}: {path} is not JSON, or cut short; fetch or export it again')
     if path.is_file():
         host.check_list(path, dataset, where)
+
+
+# what may stand before or after JSON: byte order marks, padding of UTF-16, white space
+_AROUND_JSON = codecs.BOM_UTF8 + codecs.BOM_UTF16 + b'\xfe\xff\0 \t\r\n'
+
+
+def _has_ends_of_json(path: Path) -> bool:
+    """Whether a file begins and ends like JSON of several entries, or like lines of JSON.
+
+    Not all readers of the hosts name a file that is none, and to parse it here takes too long.
+    """
+    with path.open('rb') as file:
+        first = file.read(4096).lstrip(_AROUND_JSON)[:1]
+        file.seek(max(0, path.stat().st_size - 4096))
+        last = file.read().rstrip(_AROUND_JSON)[-1:]
+    return (first, last) in ((b'{', b'}'), (b'[', b']'))

@@ -151,6 +151,22 @@ def test_files_that_are_not_there(loader, change, words):
     hosts.check_data(cfg, ('train',))
 
 
+@pytest.mark.parametrize('content', ['{"images": [', 'text', '', '{"filename": "a.jpg"}\n{"file'])
+def test_annotations_that_are_not_json(loader, content):
+    """Readers of some hosts end in a traceback on them, which does not name the file."""
+    (loader[2] / 'list.json').write_text(content)
+    with pytest.raises(UserError, match='list.json is not JSON, or cut short'):
+        hosts.check_data(loader[0], ('train',))
+
+
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16', 'utf-32'])
+@pytest.mark.parametrize('content', [' {"a": 1}\n', '[]', '{"a": 1}\n{"a": 2}\n\n'])
+def test_annotations_that_are_json(loader, content, encoding):
+    """Annotation files for grounding have a JSON object on each line."""
+    (loader[2] / 'list.json').write_text(content, encoding=encoding)
+    hosts.check_data(loader[0], ('train',))
+
+
 @pytest.mark.parametrize('name', ['list.json', 'list.txt'])
 def test_annotations_from_a_pipe(loader, name):
     cfg, dataset, folder = loader
