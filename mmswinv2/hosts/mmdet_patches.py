@@ -266,10 +266,12 @@ def pack_without_resize() -> None:
     def transform(original: Any, self: Any, results: dict) -> dict:
         if np.shape(results.get('img', ()))[:2] == results.get('ori_shape'):
             results.setdefault('scale_factor', (1.0, 1.0))
+        packed = original(self, results)
         if isinstance(self, PackDetInputs):  # detectors predict by these, whatever meta_keys has
             needed = ('ori_shape', 'img_shape', 'scale_factor')
-            self.meta_keys = (*self.meta_keys, *(n for n in needed if n not in self.meta_keys))
-        return original(self, results)
+            known = {key: results[key] for key in needed if key in results}
+            packed['data_samples'].set_metainfo(known)
+        return packed
 
 
 @patch('mmdet', '>=3')

@@ -907,13 +907,13 @@ def videos():
     backend.add_video('a', np.zeros((2, 16, 16, 3), np.uint8), fps=2, out_type='video')
 
 
-@probe('A video that decord cannot read is named', 'mmaction')
-def videos_of_decord():
-    from mmaction.datasets.transforms import DecordInit
+@probe('A video that decord or PyAV cannot read is named', 'mmaction')
+def unreadable_videos():
+    from mmaction.datasets.transforms import PyAVInit
 
     (FOLDER / 'broken.mp4').write_text('no video')
     try:
-        DecordInit().transform(dict(filename=str(FOLDER / 'broken.mp4')))
+        PyAVInit().transform(dict(filename=str(FOLDER / 'broken.mp4')))
     except Exception as error:
         return 'broken.mp4' not in str(error)
 
