@@ -10,11 +10,7 @@ import torch.nn.functional as F
 from mmswinv2.ops import WindowGrid, patches, reference, triton
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
-
-
 DTYPES = {'bfloat16': torch.bfloat16, 'float16': torch.float16, 'float32': torch.float32}
-
-
 # (size, window, shift, heads, width of a head)
 SHAPES = [
     ((50, 84), (16, 16), (8, 8), 3, 32),
