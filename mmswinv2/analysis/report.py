@@ -58,6 +58,7 @@ def content(
     return dict(
         title=work.folder.resolve().name,
         task=host.kind_of_model,
+        scope=host.name,
         config_name=work.config_name or '',
         facts=list(_facts(work, curves)),
         notes=list(_notes(work, cfg, predictions, curves.get('loss', []))),
@@ -78,6 +79,7 @@ def content(
         config=work.config.read_text('utf-8', errors='replace') if work.config else '',
         environment=last.environment,
         command=last.command,
+        tools=host.analysis_tools,
         written=f'{datetime.now():%Y-%m-%d %H:%M}',
     )
 

@@ -23,7 +23,9 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
         epilog='example: mmswinv2 swap mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
     )
     parser.add_argument('config', help="a path, or a name such as 'mmdet::fcos/fcos_r50...py'")
-    parser.add_argument('--arch', default='tiny', help='size, from nano to giant (tiny)')
+    parser.add_argument(
+        '--arch', default='tiny', help='nano, tiny, small, base, large, huge or giant (tiny)'
+    )
     parser.add_argument('--window', type=int, help='window size in tokens (that of the weights)')
     parser.add_argument(
         '--checkpoint',

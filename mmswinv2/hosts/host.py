@@ -48,6 +48,8 @@ class Host:
     class_scores = 'pred_score'  #: part of a prediction that has the scores of all classes
     visualizer = 'Visualizer'  #: type of the visualizer that draws predictions
     kind_of_model = 'Training'  #: what its models are, as text for the user
+    #: names of the host's scripts in its folder ``.mim/tools/analysis_tools``
+    analysis_tools: tuple[str, ...] = ()
     endless_samplers: tuple[str, ...] = ('InfiniteSampler',)  #: samplers that never stop
     #: hooks that change the steps of a data set in mid-run, and what of it they use
     switches: Mapping[str, str] = {}

@@ -53,6 +53,13 @@ class MMDet(Host):
     visualizer = 'DetLocalVisualizer'
     kind_of_model = 'Detector'
     scores = tuple((kind, 'coco', *_COCO_SCORES) for kind in COCO_METRICS)
+    analysis_tools = (
+        'confusion_matrix',
+        'analyze_results',
+        'coco_error_analysis',
+        'analyze_logs',
+        'benchmark',
+    )
     endless_samplers = ('MultiSourceSampler',)
     switches = {  # noqa: RUF012, a constant
         'YOLOXModeSwitchHook': 'update_skip_type_keys',

@@ -57,6 +57,7 @@ class MMPretrain(Host):
     kind_of_model = 'Image classifier'
     lists = dict.fromkeys(('CustomDataset', 'ImageNet', 'ImageNet21k', 'Places205'), _LINE)
     scores = (('Accuracy', 'accuracy', *(f'top{k}' for k in range(1, 101))),)
+    analysis_tools = ('confusion_matrix', 'analyze_results', 'analyze_logs')
 
     def require(self, path: str) -> None:
         """Check as `Host` does, and import torchvision before mmpretrain does."""

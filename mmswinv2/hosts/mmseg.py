@@ -50,6 +50,7 @@ class MMSeg(Host):
     scores = (
         ('IoUMetric', '', 'mIoU', 'mAcc', 'aAcc', 'mDice', 'mFscore', 'mPrecision', 'mRecall'),
     )
+    analysis_tools = ('confusion_matrix', 'analyze_logs', 'benchmark')
 
     def _is_read_by_mmseg(self, dataset: Any) -> bool:
         from mmseg.datasets import BaseSegDataset

@@ -26,7 +26,7 @@ DISTRIBUTIONS = {
     'mmpretrain': ('onedl-mmpretrain', 'mmpretrain'),
 }
 PACKAGES = (*DISTRIBUTIONS, 'mmswinv2')  # whose types need no custom_imports
-_MARK = '_mmswinv2_patch'
+_MARK = '_mmswinv2_patches'  # attribute of a replacement: which functions replace the original
 
 
 @dataclass(frozen=True)
@@ -77,16 +77,21 @@ def is_installed(package: str, versions: str) -> bool:
 
 
 def replace(owner: Any, *names: str) -> Callable[[Callable[..., Any]], None]:
-    """Replace ``owner.name`` by the decorated function, unless it has been replaced before.
+    """Replace ``owner.name`` by the decorated function, unless it is replaced by it already.
 
     The function is called with the original as its first argument. `owner` may be a tuple of
     classes and modules, in whose order they are patched.
     """
 
     def decorate(function: Callable[..., Any]) -> None:
+        mark = f'{function.__module__}.{function.__qualname__}'
         for each, name in product(owner if isinstance(owner, tuple) else (owner,), names):
-            if not hasattr(original := getattr(each, name), _MARK):
-                setattr(each, name, _replacement(function, original))
+            original = getattr(each, name)
+            marks = getattr(original, _MARK, ())
+            if mark not in marks:
+                replacement = _replacement(function, original)
+                setattr(replacement, _MARK, (*marks, mark))
+                setattr(each, name, replacement)
 
     return decorate
 
@@ -98,7 +103,6 @@ def _replacement(function: Callable[..., Any], original: Callable[..., Any]) -> 
 
     with suppress(ValueError):  # mmengine inspects signatures, without following wrappers
         replacement.__signature__ = inspect.signature(original)  # type: ignore[attr-defined]
-    setattr(replacement, _MARK, True)
     return replacement
 
 

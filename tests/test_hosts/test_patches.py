@@ -110,6 +110,18 @@ def test_what_others_have_wrapped_is_patched_all_the_same(monkeypatch):
     assert Greeter().greet() == 'hello!'
 
 
+def test_two_functions_replace_one_method(monkeypatch):
+    monkeypatch.setattr(Greeter, 'greet', Greeter.greet)
+    for _ in range(2):
+        make_louder()
+
+        @replace(Greeter, 'greet')
+        def politely(greet, self):
+            return f'{greet(self)} sir'
+
+    assert Greeter().greet() == 'hello! sir'
+
+
 def test_one_function_replaces_several(monkeypatch):
     monkeypatch.setattr(Greeter, 'greet', Greeter.greet)
     monkeypatch.setattr(Greeter, 'leave', lambda self: 'bye', raising=False)

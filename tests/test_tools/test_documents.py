@@ -88,6 +88,11 @@ OF_MMPRETRAIN = [
         (0,),
         'mmpretrain::swin_transformer/swin-base_16xb64_in1k.py',
     ),
+    (
+        'configs/classification/README.md',
+        (1,),
+        'configs/classification/swinv2-base-w16_in22k-pre_16xb64_in1k-256px.py',
+    ),
 ]
 TRAINED = {'faster-rcnn_r50_fpn_1x_coco.py', 'upernet_r50_4xb2-40k_cityscapes-512x1024.py'}
 SCRIPTS = [('docs/compatibility.md', 0), ('docs/how_to/questions.md', 2)]
