@@ -70,7 +70,6 @@ _METHODS = ('fork', 'forkserver', 'spawn')  # mmengine sets none on Windows, whi
 _ANY = '', lambda value: True
 _OF_BOXES = ('test_cfg', 'rpn', 'rpn_proposal', 'rcnn', 'tta_cfg')  # parts of mmdet's settings
 _BOUNDS = ('score_thr', 'mask_thr_binary', 'max_per_img', 'nms_pre')
-_SLICED = ('test_cfg', 'rpn', 'rpn_proposal')  # where -1 would drop the last box
 _LEVELS = ('DEBUG', 'INFO', 'WARNING', 'ERROR', 'CRITICAL')
 _GROUPS = (  # settings (* matches anything): description and check of their values, except None
     (('model', 'model.backbone', 'env_cfg', 'env_cfg.mp_cfg', 'env_cfg.dist_cfg'), _DICT),
@@ -89,7 +88,7 @@ _GROUPS = (  # settings (* matches anything): description and check of their val
     (('optim_wrapper.accumulative_counts', 'auto_scale_lr.base_batch_size'), _whole(1)),
     (('default_hooks.logger.interval', 'env_cfg.resource_limit'), _whole(1)),
     ((f'*.{part}.{key}' for part in _OF_BOXES for key in _BOUNDS), _NO_TEXT),
-    ((f'*.{part}.max_per_img' for part in _SLICED), _count(1)),
+    (('*.rpn.max_per_img', '*.rpn_proposal.max_per_img'), _count(1)),  # -1 drops the last box
     (('train_cfg.val_begin', 'default_hooks.checkpoint.save_begin', '*.num_classes'), _whole(0)),
     (('optim_wrapper.optimizer.lr', 'optim_wrapper.optimizer.weight_decay'), _NOT_NEGATIVE),
     (('optim_wrapper.optimizer.momentum', '*.lr_mult', '*.decay_mult'), _NOT_NEGATIVE),

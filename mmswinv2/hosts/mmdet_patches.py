@@ -1,5 +1,6 @@
 """Patches of mmdet and InstaBoost, with the versions that need them."""
 
+import copy
 import functools
 import importlib
 from collections import defaultdict
@@ -255,6 +256,22 @@ def paste_masks_beside_images() -> None:
     ) -> tuple:
         on_image = (boxes[:, 2:] >= 0) & (boxes[:, :2] < boxes.new_tensor([width, height]))
         return original(masks, boxes, height, width, skip_empty and bool(on_image.all()))
+
+
+@patch('mmdet', '>=3')
+def keep_the_last_box() -> None:
+    """One-stage detectors keep all boxes with max_per_img=-1, as others do."""
+    from mmdet.models.dense_heads import RTMDetInsHead
+    from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
+
+    def keep(original: Any, *args: Any, **kwargs: Any) -> Any:
+        if (kwargs.get('cfg') or {}).get('max_per_img') == -1:
+            kwargs['cfg'] = copy.copy(kwargs['cfg'])
+            kwargs['cfg'].max_per_img = None  # mmdet cuts the list of boxes there
+        return original(*args, **kwargs)
+
+    replace(BaseDenseHead, '_bbox_post_process')(keep)
+    replace(RTMDetInsHead, '_bbox_mask_post_process')(keep)
 
 
 @patch('mmdet', '>=3')

@@ -138,7 +138,6 @@ VALUES = [
     ('train_cfg.dynamic_intervals', [(1, 0)]), ('train_cfg.dynamic_intervals', [(1, 'a')]),
     ('model.test_cfg.rcnn.score_thr', 'a'), ('model.test_cfg.rpn.nms_pre', 'all'),
     ('tta_model.tta_cfg.max_per_img', '100'), ('model.test_cfg.rpn.max_per_img', -1),
-    ('model.test_cfg.max_per_img', -1),
     ('train_cfg.dynamic_intervals', [(2, 1), (1, 2)]), ('optim_wrapper.optimizer.betas', [0.9]),
     ('optim_wrapper.paramwise_cfg.custom_keys.neck.lr_mult', 'a'),
 ]  # fmt: skip
