@@ -11,8 +11,6 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from ..hosts.mmcv import open_image
 
 _PHOTOMETRIC = {0: 'white is 0', 1: '', 2: 'RGB', 3: 'palette', 5: 'CMYK', 6: 'YCbCr', 8: 'Lab'}
-
-
 _KINDS = {1: 'unsigned', 2: 'signed', 3: 'float'}
 
 
@@ -110,11 +108,7 @@ def read_header(content: bytes) -> Header:
 
 
 _BOTH, _PILLOW, _CV2, _TIFFFILE = ('pillow', 'cv2'), ('pillow',), ('cv2',), ('tifffile',)
-
-
 _SIGNS = ((8, 'signed'), (32, 'unsigned'))  # which Pillow reads with the other sign
-
-
 # backends of mmcv's loader, whether color_type is 'unchanged' (None: either), the images that the
 # loader changes, and what it does to them
 _LOSSES: tuple[tuple[Sequence[str], bool | None, Callable[[Header], bool], str], ...] = (

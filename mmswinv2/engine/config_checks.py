@@ -70,8 +70,6 @@ _METHODS = ('fork', 'forkserver', 'spawn')  # mmengine sets none on Windows, whi
 _ANY = '', lambda value: True
 _OF_BOXES = ('test_cfg', 'rpn', 'rpn_proposal', 'rcnn', 'tta_cfg')  # parts of mmdet's settings
 _BOUNDS = ('score_thr', 'mask_thr_binary', 'max_per_img', 'nms_pre')
-# heads of mmdet, by how their names begin, for which max_per_img=-1 is no limit
-_WITHOUT_LIMIT = ('CenterNetHead', 'Centripetal', 'Corner', 'GARetina', 'LAD', 'PAA', 'YOLACT')
 _LEVELS = ('DEBUG', 'INFO', 'WARNING', 'ERROR', 'CRITICAL')
 _GROUPS = (  # settings (* matches anything): description and check of their values, except None
     (('model', 'model.backbone', 'env_cfg', 'env_cfg.mp_cfg', 'env_cfg.dist_cfg'), _DICT),
@@ -90,7 +88,7 @@ _GROUPS = (  # settings (* matches anything): description and check of their val
     (('optim_wrapper.accumulative_counts', 'auto_scale_lr.base_batch_size'), _whole(1)),
     (('default_hooks.logger.interval', 'env_cfg.resource_limit'), _whole(1)),
     ((f'*.{part}.{key}' for part in _OF_BOXES for key in _BOUNDS), _NO_TEXT),
-    (('*.rpn.max_per_img', '*.rpn_proposal.max_per_img'), _count(1)),
+    (('*.rpn.max_per_img', '*.rpn_proposal.max_per_img'), _count(1)),  # -1 drops the last box
     (('train_cfg.val_begin', 'default_hooks.checkpoint.save_begin', '*.num_classes'), _whole(0)),
     (('optim_wrapper.optimizer.lr', 'optim_wrapper.optimizer.weight_decay'), _NOT_NEGATIVE),
     (('optim_wrapper.optimizer.momentum', '*.lr_mult', '*.decay_mult'), _NOT_NEGATIVE),
@@ -163,7 +161,6 @@ def check_values(cfg: Config) -> None:
         *_, parent, key = ('', *place.split('.'))
         for pattern in (place, f'*.{key}', f'*.{parent}.{key}', f'*.{parent}.*'):
             _check_value(place, value, pattern)
-    _check_limits(cfg)
     _check_schedulers(cfg)
     _check_best(cfg)
     _check_scores(cfg)
@@ -183,20 +180,6 @@ def _check_value(place: str, value: Any, pattern: str) -> None:
         for name in value.keys() - {'type', '_scope_', *names}:
             raise UserError(
                 f'{place} in the config takes no argument {name!r}{nearest(name, names)}'
-            )
-
-
-def _check_limits(cfg: Config) -> None:
-    """Raise `UserError` for ``max_per_img=-1`` in one-stage detectors that drop the last box."""
-    for place, node in hosts.dicts_in(cfg.get('model'), 'model'):
-        settings, head = node.get('test_cfg'), node.get('bbox_head')
-        if not (_is_dict(settings) and _is_dict(head)) or place.endswith('roi_head'):
-            continue
-        limit, kind = settings.get('max_per_img'), hosts.type_name(head)
-        if is_number(limit) and limit < 1 and not kind.startswith(_WITHOUT_LIMIT):
-            raise UserError(
-                f'{place}.test_cfg.max_per_img={limit} in the config must be at least 1: {kind} '
-                'leaves out the last box otherwise'
             )
 
 

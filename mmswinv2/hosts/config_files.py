@@ -88,7 +88,7 @@ def find_own_configs() -> None:
         return original(cfg_path, filename)
 
 
-@patch('mmengine', '>=0.8')
+@patch('mmengine', '>=0.9')
 def format_configs_once() -> None:
     """A config that is logged and written into every checkpoint is formatted once.
 

@@ -66,7 +66,8 @@ def _last_size(pipeline: Sequence[Any]) -> tuple[int, int]:
         relative = 'relative' in transform.get('crop_type', '')  # shares of the image
         size = transform.get('crop_size') or transform.get('size')  # of mmaction2's RandomCrop
         if size and 'Crop' in type_name(transform) and not relative:
-            return (size, size) if isinstance(size, int) else tuple(size)
+            height, width, *_ = (size, size) if isinstance(size, int) else (*size, *size)
+            return height, width
         scale = transform.get('scale')
         if isinstance(scale, int):  # the side of a square, in mmpretrain
             return scale, scale

@@ -50,21 +50,23 @@ def write_videos_by_pyav() -> None:
         write_video(path, frames[..., ::-1], fps)
 
 
-@patch('mmaction', '>=1', lambda: importlib.util.find_spec('decord') is not None)
-def name_videos_that_decord_cannot_read() -> None:
-    """A video that decord cannot read is named."""
-    from decord import DECORDError
-    from mmaction.datasets.transforms import DecordDecode, DecordInit
+@patch('mmaction', '>=1')
+def name_unreadable_videos() -> None:
+    """A video that decord or PyAV cannot read is named."""
+    from mmaction.datasets.transforms import DecordDecode, DecordInit, PyAVDecode, PyAVInit
 
     from ..datasets.video_files import UnreadableVideo
 
-    @replace((DecordInit, DecordDecode), 'transform')
+    @replace((DecordInit, DecordDecode, PyAVInit, PyAVDecode), 'transform')
     def transform(original: Any, self: Any, results: dict) -> dict:
         try:
             return original(self, results)
-        except (DECORDError, RuntimeError) as error:
+        except Exception as error:
+            of_library = type(error).__module__.startswith(('av.', 'decord.'))
+            if not of_library and type(error) is not RuntimeError:  # which decord raises, too
+                raise
             raise UnreadableVideo(
-                f'decord cannot read the video {results["filename"]}: {error}; try '
+                f'{type(self).__name__} cannot read the video {results["filename"]}: {error}; try '
                 'mmswinv2.VideoInit and mmswinv2.VideoDecode in the pipeline'
             ) from error
 

@@ -1,5 +1,6 @@
 """Patches of mmdet and InstaBoost, with the versions that need them."""
 
+import copy
 import functools
 import importlib
 from collections import defaultdict
@@ -258,6 +259,22 @@ def paste_masks_beside_images() -> None:
 
 
 @patch('mmdet', '>=3')
+def keep_the_last_box() -> None:
+    """One-stage detectors keep all boxes with max_per_img=-1, as others do."""
+    from mmdet.models.dense_heads import RTMDetInsHead
+    from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
+
+    def keep(original: Any, *args: Any, **kwargs: Any) -> Any:
+        if (kwargs.get('cfg') or {}).get('max_per_img') == -1:
+            kwargs['cfg'] = copy.copy(kwargs['cfg'])
+            kwargs['cfg'].max_per_img = None  # mmdet cuts the list of boxes there
+        return original(*args, **kwargs)
+
+    replace(BaseDenseHead, '_bbox_post_process')(keep)
+    replace(RTMDetInsHead, '_bbox_mask_post_process')(keep)
+
+
+@patch('mmdet', '>=3')
 def pack_without_resize() -> None:
     """Detectors predict on images that no step of the pipeline has resized."""
     from mmdet.datasets.transforms import PackDetInputs, Pad
@@ -266,10 +283,12 @@ def pack_without_resize() -> None:
     def transform(original: Any, self: Any, results: dict) -> dict:
         if np.shape(results.get('img', ()))[:2] == results.get('ori_shape'):
             results.setdefault('scale_factor', (1.0, 1.0))
+        packed = original(self, results)
         if isinstance(self, PackDetInputs):  # detectors predict by these, whatever meta_keys has
             needed = ('ori_shape', 'img_shape', 'scale_factor')
-            self.meta_keys = (*self.meta_keys, *(n for n in needed if n not in self.meta_keys))
-        return original(self, results)
+            known = {key: results[key] for key in needed if key in results}
+            packed['data_samples'].set_metainfo(known)
+        return packed
 
 
 @patch('mmdet', '>=3')

@@ -175,6 +175,7 @@ def test_size_of_several_data_sets_and_of_none():
         (dict(type='Resize', scale=128), (128, 128)),
         (dict(type='MultiScaleCrop', input_size=224, scales=(1, 0.8)), None),
         (dict(type='RandomCrop', size=24), (24, 24)),
+        (dict(type='torchvision/CenterCrop', size=[24]), (24, 24)),
     ],
 )
 def test_scales_of_transforms(step, size):

@@ -162,15 +162,11 @@ def test_settings_that_runners_need():
     check_values(Config(dict(optim_wrapper=dict(clip_grad=dict(max_norm=float('inf'))))))
 
 
-def test_a_limit_of_boxes_that_drops_the_last_one():
-    def check(**parts):
-        check_values(Config(dict(model=dict(parts, test_cfg=dict(max_per_img=-1)))))
-
-    with pytest.raises(UserError, match='model.test_cfg.max_per_img=-1 .*: RetinaHead leaves out'):
-        check(bbox_head=dict(type='mmdet.RetinaHead'))
-    for kind in ('PAAHead', 'LADHead', 'GARetinaHead', 'CornerHead', 'CenterNetHead', 'YOLACTHead'):
-        check(bbox_head=dict(type=kind))  # for which it is no limit
-    check(mask_head=dict(type='SOLOV2Head'))
+@pytest.mark.parametrize('part', ['test_cfg', 'rcnn'])
+def test_no_limit_of_boxes(part):
+    """mmdet takes -1 for it; in an RPN it would drop the last box."""
+    limit = dict(max_per_img=-1)
+    check_values(Config(dict(model=dict(test_cfg=dict(rcnn=limit) if part == 'rcnn' else limit))))
 
 
 @pytest.mark.parametrize(

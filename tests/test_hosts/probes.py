@@ -466,6 +466,19 @@ def masks_in_padding():
     _do_paste_mask(torch.ones(1, 1, 4, 4), torch.tensor([[40.0, 0, 50, 9]]), 20, 20)
 
 
+@probe('One-stage detectors keep all boxes with max_per_img=-1, as others do', 'mmdet')
+def last_boxes():
+    from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
+    from mmengine.config import ConfigDict
+    from mmengine.structures import InstanceData
+
+    boxes = torch.tensor([[0.0, 0, 9, 9], [20, 0, 29, 9]])
+    found = InstanceData(bboxes=boxes, scores=torch.tensor([0.9, 0.8]), labels=torch.zeros(2))
+    cfg = ConfigDict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=-1)
+    kept = BaseDenseHead._bbox_post_process(None, results=found, cfg=cfg)
+    return len(kept) == 1
+
+
 @probe(
     'Names of classes are drawn large enough to read, at small boxes and in large photos', 'mmdet'
 )
@@ -907,13 +920,13 @@ def videos():
     backend.add_video('a', np.zeros((2, 16, 16, 3), np.uint8), fps=2, out_type='video')
 
 
-@probe('A video that decord cannot read is named', 'mmaction')
-def videos_of_decord():
-    from mmaction.datasets.transforms import DecordInit
+@probe('A video that decord or PyAV cannot read is named', 'mmaction')
+def unreadable_videos():
+    from mmaction.datasets.transforms import PyAVInit
 
     (FOLDER / 'broken.mp4').write_text('no video')
     try:
-        DecordInit().transform(dict(filename=str(FOLDER / 'broken.mp4')))
+        PyAVInit().transform(dict(filename=str(FOLDER / 'broken.mp4')))
     except Exception as error:
         return 'broken.mp4' not in str(error)
 

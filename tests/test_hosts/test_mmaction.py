@@ -3,6 +3,7 @@ import os
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import cv2
 import mmcv
@@ -197,21 +198,27 @@ def test_videos_of_a_test_are_drawn(shape, tmp_path, monkeypatch):
     assert cv2.imread(str(frames[3])).shape == (16, 24, 3)
 
 
-def test_videos_that_decord_cannot_read_are_named(tmp_path):
+@pytest.mark.parametrize('library', ['Decord', 'PyAV'])
+def test_videos_that_cannot_be_read_are_named(library, tmp_path):
     hosts.of(dict(default_scope='mmaction')).apply()
+    from av.error import InvalidDataError
     from decord import DECORDError
-    from mmaction.datasets.transforms import DecordDecode, DecordInit
+    from mmaction.datasets import transforms
 
-    def fail(numbers):
-        raise DECORDError('damaged')
-
+    start, decode = (getattr(transforms, f'{library}{part}')() for part in ('Init', 'Decode'))
     path = tmp_path / 'a.mp4'
     path.write_text('no video')
-    with pytest.raises(UnreadableVideo, match=f'{path}: .*VideoInit'):
-        DecordInit().transform(dict(filename=str(path)))
-    opened = dict(video_reader=SimpleNamespace(get_batch=fail), frame_inds=np.arange(3))
-    with pytest.raises(UnreadableVideo, match='a.mp4: damaged'):
-        DecordDecode().transform(dict(opened, filename='a.mp4'))
+    with pytest.raises(UnreadableVideo, match=f'{library}Init .* video {path}: .*VideoInit'):
+        start.transform(dict(filename=str(path)))
+    errors = dict(Decord=DECORDError('damaged'), PyAV=InvalidDataError(1, 'damaged'))
+    reader = Mock()
+    reader.get_batch.side_effect = reader.decode.side_effect = errors[library]
+    opened = dict(video_reader=reader, frame_inds=np.arange(3), filename='a.mp4')
+    with pytest.raises(UnreadableVideo, match='a.mp4: .*damaged'):
+        decode.transform(dict(opened))
+    reader.get_batch.side_effect = reader.decode.side_effect = TypeError('a bug')
+    with pytest.raises(TypeError, match='a bug'):
+        decode.transform(dict(opened))
 
 
 @pytest.mark.parametrize(('form', 'written'), [('video', 'a.mp4'), ('img', 'a/frames_3/1.png')])
@@ -224,7 +231,6 @@ def test_videos_are_written_with_arguments_in_order(form, written, tmp_path):
     assert (tmp_path / written).is_file()
 
 
-# no class is of the other two kinds, and files are left to Python to close
 def open_as_on_windows(path, mode='r'):
     """Refuse a temporary file that is open already."""
     opened = [os.path.realpath(link) for link in Path('/proc/self/fd').glob('*')]
@@ -233,6 +239,7 @@ def open_as_on_windows(path, mode='r'):
     return open(path, mode)
 
 
+# no class is of the other two kinds, and files are left to Python to close
 @pytest.mark.filterwarnings('ignore::RuntimeWarning', 'ignore::ResourceWarning')
 @pytest.mark.parametrize(
     ('found', 'excluded', 'mean'),
