@@ -2,25 +2,18 @@
 
 import contextlib
 import io
-import re
-import sys
-from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mmengine.registry import DATASETS, registry
+from mmengine.registry import DATASETS
 
 from .. import hosts
 from ..checkpoints import read_pickle
 from ..errors import UserError
-from ..explanations import registered_types
-from ..hosts.patching import PACKAGES
 from .confusion import analyse_classes, analyse_maps
 from .detections import analyse
 from .findings import Findings, mismatch
-
-_OF_TORCH = ('torch.nn.', 'torch.optim.', 'torch.utils.data.')  # where configs may take types from
+from .untrusted import check_types, only_registered_types
 
 
 def examine(cfg: Any, path: Path, score: float, max_examples: int, work_dir: Path) -> Findings:
@@ -72,57 +65,3 @@ def _is_panoptic(cfg: Any) -> bool:
     """Whether the annotations of the test set are panoptic, and not boxes of objects."""
     datasets = hosts.inner_datasets(cfg.test_dataloader.dataset)
     return any('Panoptic' in hosts.type_name(dataset) for dataset in datasets)
-
-
-@contextlib.contextmanager
-def only_registered_types(folder: Path) -> Iterator[None]:
-    """Restrict types to those that are registered, and imports to hosts and packages in use.
-
-    Otherwise mmengine resolves ``type='os.system'`` to that function, and imports what stands
-    before the last dot of a type, or as a scope, from Python's path, so that the config of an
-    untrusted work dir, `folder`, could run code.
-    """
-    find, load = registry.get_object_from_string, registry.import_module
-
-    def find_type(name: str) -> Any:
-        module, _, attribute = name.rpartition('.')
-        found = getattr(sys.modules.get(module), attribute, None)
-        of_torch = name.startswith(_OF_TORCH) and isinstance(found, type)
-        return found if of_torch or any(found is kind for kind in registered_types()) else None
-
-    def import_allowed(name: str) -> Any:
-        top = name.partition('.')[0]
-        if top not in PACKAGES and (top not in sys.modules or stands_in(folder, name)):
-            raise ImportError(f'{name} is neither of a host nor of a package in use')
-        return load(name)
-
-    registry.get_object_from_string, registry.import_module = find_type, import_allowed
-    try:
-        yield
-    finally:
-        registry.get_object_from_string, registry.import_module = find, load
-
-
-def stands_in(folder: Path, module: str) -> bool:
-    """Whether a module is in a folder, found without importing the packages that it is in."""
-    top, *rest = module.split('.')
-    spec = find_spec(top) if all((top, *rest)) else None
-    places = [Path(p, *rest) for p in (spec and spec.submodule_search_locations) or ()]
-    places += [Path(spec.origin)] if spec and spec.origin else []
-    resolved = (place.resolve() for place in places)
-    return any(folder.resolve() in (place, *place.parents) for place in resolved)
-
-
-def check_types(cfg: Any, node: Any, where: str) -> None:
-    """Raise `UserError` for types in a part of `cfg` that are of no package which is allowed."""
-    imports = hosts.as_list((cfg.get('custom_imports') or {}).get('imports') or [])
-    packages = {*PACKAGES, *(str(name).partition('.')[0] for name in imports)}
-    types = (part.get('type') for _, part in hosts.dicts_in(node))
-    for name in (kind for kind in types if isinstance(kind, str)):
-        known = name.partition('.')[0] in packages or name.startswith(_OF_TORCH)
-        # mmcv evaluates the type of a non-maximum suppression
-        if not re.fullmatch(r'[\w./-]*', name) or ('.' in name and not known):
-            raise UserError(
-                f'type={name!r} of {where} in {cfg.filename} is of no package that custom_imports '
-                f'names; {", ".join(PACKAGES)} are known without'
-            )

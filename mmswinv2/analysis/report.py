@@ -15,7 +15,8 @@ from ..errors import UserError
 from ..hosts.config_files import config_folders
 from .figures import Figure, draw, heat_map
 from .findings import Findings
-from .predictions import examine, stands_in
+from .predictions import examine
+from .untrusted import check_imports
 from .work_dir import Curve, WorkDir, differences, read_literals, step_of
 
 MAIN_SCORES = {
@@ -100,16 +101,6 @@ def _test_config(work: WorkDir, cfg: Any, predictions: Path, options: dict | Non
         check_imports(cfg.custom_imports, work)
         import_custom(cfg.custom_imports)
     return config_with_options(cfg, options)
-
-
-def check_imports(imports: Any, work: WorkDir) -> None:
-    """Raise `UserError` for imports of modules in the work dir, whose code must not run."""
-    for name in map(str, hosts.as_list(imports.get('imports') or [])):
-        if stands_in(work.folder, name):
-            raise UserError(
-                f'custom_imports of {work.config} names {name}, which stands in the work dir, and '
-                'a report runs nothing of that; move it elsewhere'
-            )
 
 
 def _facts(work: WorkDir, curves: Mapping[str, Curve]) -> Iterator[tuple[str, str]]:

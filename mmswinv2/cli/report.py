@@ -100,8 +100,8 @@ def _found_predictions(work: Any) -> Path | None:
 def _run_test(work: Any, checkpoint: str, options: dict[str, Any] | None) -> Path:
     """Run the test of the config in a process of its own; returns the file of predictions."""
     from .. import hosts
-    from ..analysis.predictions import check_types
-    from ..analysis.report import check_imports, config_of
+    from ..analysis.report import config_of
+    from ..analysis.untrusted import check_imports, check_types
     from ..checkpoints import fetch
     from ..engine.configs import config_with_options
 
@@ -135,7 +135,7 @@ def run_test() -> None:
     """The command ``mmswinv2 test`` for a config of a work dir, which is read and not run."""
     from mmengine.config import Config
 
-    from ..analysis.predictions import only_registered_types
+    from ..analysis.untrusted import only_registered_types
     from ..analysis.work_dir import read_literals
     from ..engine.configs import import_custom
     from . import test

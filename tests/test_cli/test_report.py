@@ -23,7 +23,7 @@ from mmengine.registry import TRANSFORMS
 from mmengine.runner import Runner
 
 from mmswinv2.analysis.confusion import analyse_classes
-from mmswinv2.analysis.predictions import only_registered_types
+from mmswinv2.analysis.untrusted import only_registered_types
 from mmswinv2.cli.report import main, report, run_test
 from mmswinv2.errors import UserError
 from mmswinv2.options import command_line
