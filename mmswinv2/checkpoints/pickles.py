@@ -170,19 +170,22 @@ def _finished(value: Any, seen: dict[int, tuple[Any, Any]]) -> Any:
             seen[id(value)] = value, tuple(items)
         return seen[id(value)][1]
     if isinstance(value, list):
-        for i, item in enumerate(value):
-            if type(item) not in _LEAVES:
-                value[i] = _finished(item, seen)
+        _finish_entries(value, enumerate(value), seen)
     elif isinstance(value, (dict, set, frozenset)) and any(
         _finished(key, seen) is not key for key in value
     ):
         raise pickle.UnpicklingError('numpy class of a key is not allowed')
     for entries in (value, getattr(value, '__dict__', None)):
         if isinstance(entries, dict):
-            for key, item in entries.items():
-                if type(item) not in _LEAVES:
-                    entries[key] = _finished(item, seen)
+            _finish_entries(entries, entries.items(), seen)
     return value
+
+
+def _finish_entries(entries: Any, items: Iterable[tuple[Any, Any]], seen: dict) -> None:
+    """`_finished` for the entries of a list or dict, in place."""
+    for place, item in items:
+        if type(item) not in _LEAVES:
+            entries[place] = _finished(item, seen)
 
 
 def read_pickle(path: StrPath) -> Any:

@@ -34,6 +34,22 @@ def check_masks(
             f'{annotation["image_id"]}) {words}'
         )
 
+    owners, polygons, runs = _collect(annotations, refuse)
+    _check_runs(annotations, runs, size, refuse)
+    found = [_check_polygons(path, annotations, owners, polygons, size, refuse)]
+    if runs:
+        found.append(_leave_out_empty_runs(path, annotations, runs))
+    owner, area, low, high = map(np.concatenate, zip(*found, strict=True))
+    if len(owner):
+        if boxes is None:
+            _check_shares(path, annotations, owner, high)
+        else:
+            _check_places(path, owner, low, high, boxes)
+    return np.bincount(owner, area, len(annotations))
+
+
+def _collect(annotations: list[dict], refuse: Any) -> tuple[list[int], list[list], list[int]]:
+    """Polygons with the numbers of their annotations, and the numbers of those with run lengths."""
     owners: list[int] = []
     polygons: list[list] = []
     runs: list[int] = []
@@ -53,17 +69,7 @@ def check_masks(
     for i, polygon in zip(owners, polygons, strict=True):
         if type(polygon) is not list or set(map(type, polygon)) - {int, float}:
             raise refuse(i, f'holds {polygon!r:.60}; {_SEGMENTATION}')
-    _check_runs(annotations, runs, size, refuse)
-    found = [_check_polygons(path, annotations, owners, polygons, size, refuse)]
-    if runs:
-        found.append(_leave_out_empty_runs(path, annotations, runs))
-    owner, area, low, high = map(np.concatenate, zip(*found, strict=True))
-    if len(owner):
-        if boxes is None:
-            _check_shares(path, annotations, owner, high)
-        else:
-            _check_places(path, owner, low, high, boxes)
-    return np.bincount(owner, area, len(annotations))
+    return owners, polygons, runs
 
 
 def _check_polygons(

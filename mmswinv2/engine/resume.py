@@ -31,15 +31,11 @@ def follow_config(runner: Any) -> None:
     load = runner.load_or_resume
 
     def load_or_resume() -> None:
-        changes = _Changes()
         schedulers = dict(named(runner.param_schedulers))
         for scheduler in all_schedulers(runner):
             check_steps(scheduler, runner)
-        for name, wrapper in named(runner.optim_wrapper):
-            changes.watch(wrapper, f'optimizer{name}', _scheduled(schedulers.get(name)))
-        for name, those in schedulers.items():
-            for i, scheduler in enumerate(those):
-                changes.watch(scheduler, f'param_scheduler{name}.{i}')
+        changes = _Changes()
+        changes.watch_all(runner.optim_wrapper, schedulers)
         try:
             load()
         finally:
@@ -99,6 +95,14 @@ class _Changes:
         self.rates = False
         self._watched: list[Any] = []
 
+    def watch_all(self, optim_wrapper: Any, schedulers: dict[str, Any]) -> None:
+        """Compare what the optimizers and schedulers of a run load."""
+        for name, wrapper in named(optim_wrapper):
+            self.watch(wrapper, f'optimizer{name}', _scheduled(schedulers.get(name)))
+        for name, those in schedulers.items():
+            for i, scheduler in enumerate(those):
+                self.watch(scheduler, f'param_scheduler{name}.{i}')
+
     def watch(self, owner: Any, name: str, scheduled: set[str] | None = None) -> None:
         """Compare what `owner` loads: a scheduler, or an optimizer if `scheduled` is given."""
         self._watched.append(owner)
@@ -152,14 +156,11 @@ class _Changes:
         check_groups(name, own, state.get('param_groups'))
         if package_of(optimizer) in ('torch', *PACKAGES):
             check_states(name, own, state)
-        scaler = state.get('loss_scaler') or {}
-        still = scaler.get('scale') == 1.0 and not scaler.get('_growth_tracker')
-        if still and getattr(owner, '_scale_update_param', 1) is None:
-            # the scale of a bfloat16 run; float16 would need thousands of steps to raise it
+        if _scale_is_stuck(owner, state.get('loss_scaler') or {}):
             state = {key: value for key, value in state.items() if key != 'loss_scaler'}
             self.differences.append('the scale of the loss (checkpoint: 1.0)')
         load(state)
-        reported = set()
+        differences: dict[str, str] = {}  # the first group's, by key
         for settings, group in zip(configured, owner.param_groups, strict=True):
             for key, value in settings.items():
                 stored = group.get(key)
@@ -168,19 +169,33 @@ class _Changes:
                 set_by_scheduler = key not in known and key.startswith(_OF_SCHEDULERS)
                 if key not in known and not set_by_scheduler:
                     continue  # a state of the optimizer, as the number of its steps
-                # RMSprop, unlike SGD, has the buffer of its momentum from the first step on
-                at_start = ('amsgrad', 'centered', *(['momentum'] if 'centered' in group else []))
-                if key in at_start and value and not stored:
-                    raise UserError(
-                        f'{name}.{key}={value}: the checkpoint has no state for it, as the run '
-                        f'had {key}={stored}; set it as it was, or start from the weights alone '
-                        'with load_from'
-                    )
+                _check_needs_no_state(name, group, key, value)
                 group[key] = value
                 self.rates = self.rates or set_by_scheduler
-                if key not in reported and stored is not None:
-                    reported.add(key)
-                    self.differences.append(f'{name}.{key}={value} (checkpoint: {stored})')
+                if stored is not None:
+                    text = f'{name}.{key}={value} (checkpoint: {stored})'
+                    differences.setdefault(key, text)
+        self.differences += differences.values()
+
+
+def _scale_is_stuck(owner: Any, scaler: dict) -> bool:
+    """Whether a scale of the loss is that of a bfloat16 run, and the optimizer's may change.
+
+    Float16 would need thousands of steps to raise it.
+    """
+    still = scaler.get('scale') == 1.0 and not scaler.get('_growth_tracker')
+    return still and getattr(owner, '_scale_update_param', 1) is None
+
+
+def _check_needs_no_state(name: str, group: dict, key: str, value: Any) -> None:
+    """Raise `UserError` if a new setting needs a state that the loaded optimizer does not have."""
+    # RMSprop, unlike SGD, has the buffer of its momentum from the first step on
+    at_start = ('amsgrad', 'centered', *(['momentum'] if 'centered' in group else []))
+    if key in at_start and value and not (stored := group.get(key)):
+        raise UserError(
+            f'{name}.{key}={value}: the checkpoint has no state for it, as the run had '
+            f'{key}={stored}; set it as it was, or start from the weights alone with load_from'
+        )
 
 
 def _settings(owner: Any) -> list[str]:

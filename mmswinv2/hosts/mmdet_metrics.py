@@ -44,8 +44,12 @@ def check_metric(metric: Any, dataset: Any, where: str) -> None:
         _check_names_of_maps(metric, dataset, where)
     if (lvis := getattr(metric, '_lvis_api', None)) is not None:
         keep_loaded_images(lvis, infos_by_id(dataset, metric, where), where)
-    if kinds.isdisjoint(COCO_METRICS) or hasattr(metric, '_lvis_api'):
-        return
+    if kinds & set(COCO_METRICS) and not hasattr(metric, '_lvis_api'):
+        _check_coco_metric(metric, dataset, where)
+
+
+def _check_coco_metric(metric: Any, dataset: Any, where: str) -> None:
+    """`check_metric` for the metrics of COCO."""
     if isinstance(meta := getattr(dataset, 'metainfo', None), list):
         names = set().union(*meta)
         keys = sorted(k for k in names if any(m.get(k, ...) != meta[0].get(k, ...) for m in meta))

@@ -86,16 +86,22 @@ def find_sources(
             raise UserError(
                 f'{given} is no regular file (a pipe or a device); write its content to one'
             )
-        elif files := _matching(given):
-            found = sorted(_without_results(given, files, own))
-            if not found:
-                raise UserError(f'{given} has nothing but results of {out_dir}; name other files')
-            for file in found:
-                _check_no_container(file)
-            yield from new(map(str, found))
         else:
-            hint = '; save what is at an address to a file first' if '://' in given else ''
-            raise UserError(f'{given} is no file, folder, pattern or number of a camera{hint}')
+            yield from new(_of_pattern(given, own, out_dir))
+
+
+def _of_pattern(pattern: str, own: set[Path], out_dir: str | Path | None) -> list[str]:
+    """The files that a pattern matches, without the results in the folders `own`."""
+    files = _matching(pattern)
+    if not files:
+        hint = '; save what is at an address to a file first' if '://' in pattern else ''
+        raise UserError(f'{pattern} is no file, folder, pattern or number of a camera{hint}')
+    found = sorted(_without_results(pattern, files, own))
+    if not found:
+        raise UserError(f'{pattern} has nothing but results of {out_dir}; name other files')
+    for file in found:
+        _check_no_container(file)
+    return list(map(str, found))
 
 
 def _of_folder(folder: str, own: set[Path], clips: bool) -> list[str]:

@@ -19,6 +19,38 @@ FAMILIES = {
     'htc++-without-semantic': f'htc++-without-semantic_swinv2-b-w32_{HTC}',
 }
 SIDE = 96
+SMALLER = {
+    'num_classes': {80: 4, 365: 4, 183: 7},
+    'num_things_classes': {80: 4},
+    'max_per_img': {2000: 40, 1000: 40, 100: 10},
+    'num': {512: 16, 256: 32},
+    'num_points': {12544: 64},
+    'num_queries': {900: 30, 100: 30},
+    'max_per_image': {100: 20},
+    # these make most of the weights, which each run writes and reads several times
+    'fc_out_channels': {1024: 64},
+    'feedforward_channels': {2048: 64, 1024: 64},
+}
+IMAGES = {'scale': (SIDE, SIDE), 'scales': [(SIDE, SIDE)], 'crop_size': (SIDE, SIDE)}
+
+
+def shrink_settings(node):
+    """Replace sizes anywhere in a config by those of a small network and its images."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if isinstance(value, int) and value in SMALLER.get(key, ()):
+                node[key] = SMALLER[key][value]
+            elif (key in IMAGES and str(node.get('type')).startswith('Ra')) or key == 'size':
+                node[key] = IMAGES.get(key, (SIDE, SIDE))
+            elif key == 'score_thr':
+                node[key] = 0.0  # so that an untrained model has detections
+            elif key == 'scale' and node.get('type') == 'Resize':
+                node[key] = (SIDE, SIDE)
+            else:
+                shrink_settings(value)
+    elif isinstance(node, list):
+        for item in node:
+            shrink_settings(item)
 
 
 def shrink(name, data_root, path):
@@ -35,40 +67,9 @@ def shrink(name, data_root, path):
     if 'panoptic_head' in cfg.model:
         cfg.model.panoptic_head.in_channels = channels
         cfg.model.panoptic_head.loss_cls.class_weight = [1.0] * 4 + [0.1]
-    sizes = {
-        'num_classes': {80: 4, 365: 4, 183: 7},
-        'num_things_classes': {80: 4},
-        'max_per_img': {2000: 40, 1000: 40, 100: 10},
-        'num': {512: 16, 256: 32},
-        'num_points': {12544: 64},
-        'num_queries': {900: 30, 100: 30},
-        'max_per_image': {100: 20},
-        # these make most of the weights, which each run writes and reads several times
-        'fc_out_channels': {1024: 64},
-        'feedforward_channels': {2048: 64, 1024: 64},
-    }
-    images = {'scale': (SIDE, SIDE), 'scales': [(SIDE, SIDE)], 'crop_size': (SIDE, SIDE)}
-
-    def walk(node):
-        if isinstance(node, dict):
-            for key, value in node.items():
-                if isinstance(value, int) and value in sizes.get(key, ()):
-                    node[key] = sizes[key][value]
-                elif (key in images and str(node.get('type')).startswith('Ra')) or key == 'size':
-                    node[key] = images.get(key, (SIDE, SIDE))
-                elif key == 'score_thr':
-                    node[key] = 0.0  # so that an untrained model has detections
-                elif key == 'scale' and node.get('type') == 'Resize':
-                    node[key] = (SIDE, SIDE)
-                else:
-                    walk(value)
-        elif isinstance(node, list):
-            for item in node:
-                walk(item)
-
     cfg.randomness = dict(seed=0)
     cfg.strategy = None  # for one process
-    walk(cfg._cfg_dict)
+    shrink_settings(cfg._cfg_dict)
     cfg.model.test_cfg.update({'max_per_img': 20} if 'max_per_img' in cfg.model.test_cfg else {})
     for split in ('train', 'val', 'test'):
         loader = cfg[f'{split}_dataloader']
