@@ -5,7 +5,7 @@ import functools
 import importlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from mmengine import fileio
 from mmengine.logging import MessageHub
 
 from ..errors import UserError
+from ..log import silent_opencv
 from .patching import log_patch, patch, replace
 
 
@@ -58,13 +59,9 @@ def draw_readable_names() -> None:
 @functools.cache
 def _takes_colors(ending: str) -> bool:
     """Whether OpenCV, by its version and settings, writes colors to files of an ending."""
-    before = cv2.setLogLevel(0)  # else it prints an error at .pgm
-    try:
+    with suppress(cv2.error), silent_opencv():  # it prints an error at .pgm
         return cv2.imencode(ending, np.zeros((64, 64, 3), np.uint8))[0]
-    except cv2.error:
-        return False
-    finally:
-        cv2.setLogLevel(before)
+    return False
 
 
 @patch('mmdet', '>=3')

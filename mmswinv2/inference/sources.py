@@ -13,7 +13,7 @@ from PIL import ImageSequence
 
 from ..errors import UserError
 from ..files import IMAGES, is_of_system, walk
-from ..log import warn
+from ..log import silent_opencv, warn
 
 RESULTS = ('vis', 'preds')  # subfolders of the output folder
 RAW_PHOTOS = ('.dng', '.cr2', '.cr3', '.nef', '.arw', '.orf', '.rw2')
@@ -316,9 +316,8 @@ def _camera(number: int) -> Iterator[np.ndarray]:
     """The frames of a camera (H, W, 3), uint8 RGB, until it ends."""
     import cv2
 
-    before = cv2.setLogLevel(0)  # else every driver without this camera prints an error
-    camera = cv2.VideoCapture(number)
-    cv2.setLogLevel(before)
+    with silent_opencv():  # else every driver without this camera prints an error
+        camera = cv2.VideoCapture(number)
     if not camera.isOpened():
         raise UserError(f'there is no camera {number}; the first is 0')
     while True:
