@@ -10,7 +10,7 @@ import torch
 from mmengine.model import BaseTTAModel
 
 from ..errors import UserError
-from .patching import log_patch, patch, replace
+from .patching import is_installed, log_patch, patch, replace
 
 _ENDINGS = ('.webp', '.tiff', '.jfif', '.jpe')  # of images that every OpenCV reads
 
@@ -40,6 +40,21 @@ def declare_operators() -> None:
     torchvision: Any = importlib.import_module('torchvision')
     torchvision._mmswinv2_library = library  # operators live as long as it
     log_patch('torchvision is without its compiled operators')
+
+
+def _has_multimodal_models_of_transformers_4() -> bool:
+    """Whether mmpretrain takes its multimodal models for importable, which they are not."""
+    return is_installed('pycocotools', '>=0') and is_installed('transformers', '>=5')
+
+
+@patch('mmpretrain', '>=1', _has_multimodal_models_of_transformers_4)
+def leave_out_multimodal_models() -> None:
+    """Importing mmpretrain works beside transformers 5, without its multimodal models."""
+    from mmpretrain.utils import dependency
+
+    if dependency.WITH_MULTIMODAL:
+        dependency.WITH_MULTIMODAL = False
+        log_patch('mmpretrain is without its multimodal models, which need transformers below 5')
 
 
 @patch('mmpretrain', '>=1')

@@ -66,7 +66,9 @@ def _font_with(letters: frozenset[int]) -> str:
 
     font = font_manager.findfont('DejaVu Sans')
     if lacking(font):
-        installed = sorted(entry.fname for entry in font_manager.fontManager.ttflist)
+        # matplotlib 3.11 brings "Last Resort", which has a symbol for each script, and no letters
+        entries = font_manager.fontManager.ttflist
+        installed = sorted(e.fname for e in entries if not e.name.startswith('Last Resort'))
         font = min([font, *installed], key=lambda path: len(lacking(path)))
         if lack := lacking(font):
             warn(

@@ -7,6 +7,7 @@ left out.
 import builtins
 import contextlib
 import functools
+import importlib
 import importlib.util
 import json
 import logging
@@ -759,6 +760,21 @@ def torchvision():
         for name in [name for name in sys.modules if name.split('.')[0] == 'torchvision']:
             del sys.modules[name]
         raise
+
+
+@probe(
+    'Importing mmpretrain works beside transformers 5, without its multimodal models', 'mmpretrain'
+)
+def multimodal():
+    from mmswinv2.hosts.mmpretrain import import_torchvision
+
+    import_torchvision()
+    from mmpretrain.utils import dependency
+
+    wanted, dependency.WITH_MULTIMODAL = dependency.WITH_MULTIMODAL, False  # for other probes
+    importlib.import_module('mmpretrain.models')
+    if wanted:
+        importlib.import_module('mmpretrain.models.multimodal.blip')
 
 
 @probe('Errors for crops larger than their image say which and what to set', 'mmpretrain')

@@ -92,10 +92,23 @@ def test_a_font_that_has_the_text():
     assert "no font here has '" in warn.call_args.args[0]
 
 
+@pytest.mark.parametrize(
+    ('name', 'taken'), [('Some Font', True), ('Last Resort High-Efficiency', False)]
+)
+def test_a_font_of_symbols_is_no_choice(name, taken, monkeypatch):
+    """matplotlib 3.11 has one with a symbol for each script; here STIX stands for it."""
+    fonts = {entry.fname.split('/')[-1]: entry for entry in fontManager.ttflist}
+    path = fonts['STIXGeneral.ttf'].fname
+    ours = [fonts['DejaVuSans.ttf'], FontEntry(path, name=name)]
+    monkeypatch.setattr(fontManager, 'ttflist', ours)
+    drawing._font_with.cache_clear()
+    assert (font_of('dog \u1d8a') == path) == taken
+
+
 def test_fonts_that_are_gone_are_no_choice(tmp_path, monkeypatch):
     """matplotlib keeps a list of the fonts that it has found once."""
     (tmp_path / 'damaged.ttf').write_bytes(b'no font')
-    others = [FontEntry(str(tmp_path / f'{name}.ttf'), name) for name in ('damaged', 'gone')]
+    others = [FontEntry(str(tmp_path / f'{name}.ttf'), name=name) for name in ('damaged', 'gone')]
     monkeypatch.setattr(fontManager, 'ttflist', [*others, *fontManager.ttflist])
     drawing._font_with.cache_clear()
     assert not font_of('dog \u1d8a').startswith((str(tmp_path), font_of('dog')))

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
 
+from mmswinv2 import hosts
 from mmswinv2.engine.configs import config_with_options
 from mmswinv2.hosts.mmpretrain import import_torchvision
 from tests.test_tools.conftest import ROOT, tool  # noqa: F401, a fixture
@@ -14,9 +15,10 @@ SIMMIM = 'configs/pretraining/simmim_swinv2-nano_shapes.py'
 
 
 @pytest.fixture(scope='session', autouse=True)
-def torchvision():
-    """Import torchvision, only for tests here: other environments import this file too."""
+def importable_mmpretrain():
+    """Patch what importing mmpretrain needs, only for tests here, as others import this file."""
     import_torchvision()
+    hosts.of(dict(default_scope='mmpretrain')).apply()
 
 
 @pytest.fixture(scope='module', autouse=True)

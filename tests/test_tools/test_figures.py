@@ -170,7 +170,9 @@ def test_the_time_of_a_training_with_several_optimizers(tmp_path, capsys):
 def test_names_of_pictures_that_cannot_be_written(tool, tmp_path, command):
     run = tool('analysis_tools/' + command[0], *command[1:], '--out', tmp_path / 'x.xyz')
     assert run.returncode == 1 and 'Traceback' not in run.stderr
-    assert f'--out {tmp_path}/x.xyz: names of pictures end in .eps, .jpeg, .jpg' in run.stderr
+    assert (
+        f'--out {tmp_path}/x.xyz: names of pictures end in .' in run.stderr and '.jpg' in run.stderr
+    )
 
 
 def test_print_config(tool):
