@@ -119,12 +119,12 @@ def _message_of(error: UserError) -> str:
     return text
 
 
-def registered_types() -> dict[Any, str]:
-    """All types in the registries of mmengine and the hosts, with their names."""
+def registered_types(*roots: Any) -> dict[Any, str]:
+    """All types in `roots`, or all registries of mmengine, and in those of the hosts below them."""
     from mmengine import registry as mmengine_registry
 
     known: dict[Any, str] = {}
-    for root in vars(mmengine_registry).values():
+    for root in roots or vars(mmengine_registry).values():
         if isinstance(root, mmengine_registry.Registry):
             for child in (root, *root._children.values()):
                 known |= {kind: name for name, kind in child.module_dict.items()}

@@ -17,7 +17,7 @@ from .model import begin_counters, frozen_batch_norms, ready
 # environment of glibc: freed memory returns at once to the system, so the peak is memory in use
 AT_ONCE_BACK = {'MALLOC_MMAP_THRESHOLD_': '65536', 'MALLOC_TRIM_THRESHOLD_': '0'}
 _STEPS = 2  # the first allocates the optimizer's state
-_MEASURE = f'import sys; from {__name__} import _measure; _measure(*sys.argv[1:])'
+_MEASURE = f'from {__name__} import _measure; _measure(*sys.argv[1:])'
 
 
 def measure_memory(
@@ -40,8 +40,10 @@ def measure_memory(
         path = Path(folder, 'config.py')
         cfg.dump(path)
         name = str(dtype).removeprefix('torch.')
+        # -c alone would take modules of the present folder before those of Python
+        code = f'import sys; sys.path = {sys.path!r}; {_MEASURE}'
         run = subprocess.run(
-            [sys.executable, '-c', _MEASURE, path, str(batch_size), name, *map(str, size)],
+            [sys.executable, '-c', code, path, str(batch_size), name, *map(str, size)],
             capture_output=True,
             text=True,
             env={**os.environ, **AT_ONCE_BACK},

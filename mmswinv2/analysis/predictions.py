@@ -5,7 +5,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from mmengine.registry import DATASETS
+from mmengine.registry import DATASETS, TRANSFORMS
 
 from .. import hosts
 from ..checkpoints import read_pickle
@@ -49,7 +49,7 @@ def examine(cfg: Any, path: Path, score: float, max_examples: int, work_dir: Pat
         )
     check_types(cfg, cfg.test_dataloader, 'test_dataloader')
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
-        with only_registered_types(work_dir):
+        with only_registered_types(work_dir, DATASETS, TRANSFORMS):
             hosts.check_data(cfg, ('test',))
             hosts.use_registries(cfg)
             dataset = DATASETS.build(cfg.test_dataloader.dataset)

@@ -17,11 +17,14 @@ from ..hosts.patching import PACKAGES
 from .work_dir import WorkDir
 
 _OF_TORCH = ('torch.nn.', 'torch.optim.', 'torch.utils.data.')  # where configs may take types from
+_EVALUATES = 'CameraMotionCompensation'  # the type of mmdet that runs its argument as code
 
 
 @contextmanager
-def only_registered_types(folder: Path) -> Iterator[None]:
-    """Restrict types to those that are registered, and imports to hosts and packages in use.
+def only_registered_types(folder: Path, *roots: Any) -> Iterator[None]:
+    """Restrict types to those in registries, and imports to hosts and packages in use.
+
+    `roots` are the registries of mmengine that count, with those of the hosts; none: all of them.
 
     Otherwise mmengine resolves ``type='os.system'`` to that function, and imports what stands
     before the last dot of a type, or as a scope, from Python's path, so that the config of an
@@ -33,7 +36,10 @@ def only_registered_types(folder: Path) -> Iterator[None]:
         module, _, attribute = name.rpartition('.')
         found = getattr(sys.modules.get(module), attribute, None)
         of_torch = name.startswith(_OF_TORCH) and isinstance(found, type)
-        return found if of_torch or any(found is kind for kind in registered_types()) else None
+        # the pipes of torch read pickles
+        plain = of_torch and '.datapipes.' not in found.__module__
+        known = plain or any(found is kind for kind in registered_types(*roots))
+        return found if known else None
 
     def import_allowed(name: str) -> Any:
         top = name.partition('.')[0]
@@ -59,7 +65,17 @@ def stands_in(folder: Path, module: str) -> bool:
 
 
 def check_types(cfg: Any, node: Any, where: str) -> None:
-    """Raise `UserError` for types in a part of `cfg` that are of no package which is allowed."""
+    """Raise `UserError` for what would run code of others in a part of `cfg`, or types of them.
+
+    These are types of no package that is allowed.
+    """
+    for path, part in hosts.dicts_in(node):
+        # mmengine adds sys_path, of a backend of files, to Python's path and imports from it
+        if 'sys_path' in part or hosts.type_name(part) == _EVALUATES:
+            raise UserError(
+                f'{path} of {where} in {cfg.filename} would run code that the config names '
+                f'({"sys_path" if "sys_path" in part else _EVALUATES}); take it out'
+            )
     imports = hosts.as_list((cfg.get('custom_imports') or {}).get('imports') or [])
     packages = {*PACKAGES, *(str(name).partition('.')[0] for name in imports)}
     types = (part.get('type') for _, part in hosts.dicts_in(node))

@@ -154,7 +154,8 @@ class WorkDir:
     @property
     def _copied_config(self) -> Path | None:
         """The copy of the config file that was given, the newest of several."""
-        return max(find(self.folder, '*.py'), key=lambda path: path.stat().st_mtime, default=None)
+        found = (path for path in find(self.folder, '*.py') if path.is_file())
+        return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
     @property
     def config_name(self) -> str | None:
@@ -219,7 +220,8 @@ def read_work_dir(path: str | Path) -> WorkDir:
     if not folder.is_dir():
         what = 'is a file' if folder.exists() else 'does not exist'
         raise UserError(f'the work dir {path} {what}')
-    runs = [read_run(p.parents[1]) for p in sorted(folder.glob('*/vis_data/scalars.json'))]
+    logs = (path for path in sorted(folder.glob('*/vis_data/scalars.json')) if path.is_file())
+    runs = [read_run(path.parents[1]) for path in logs]  # reading a pipe would wait for ever
     known = {run.folder for run in runs}
     tests = [p.parent for p in sorted(folder.glob('*/*.json')) if p.stem == p.parent.name]
     runs += [Run(test) for test in tests if test not in known]

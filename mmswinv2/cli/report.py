@@ -1,6 +1,7 @@
 """Report on a training: one HTML file with curves, scores, errors, pictures and the config."""
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -74,10 +75,10 @@ def report(
 
 
 def _own(path: Path) -> Path:
-    """A place to write to in a work dir; raises `UserError` for a link, which may lead anywhere."""
-    if path.is_symlink():
+    """A place to write to in a work dir; raises `UserError` for links, which may lead anywhere."""
+    for link in (found for found in (path, *path.glob('*')) if found.is_symlink()):
         raise UserError(
-            f'{path} is a link to {path.readlink()}, which would be written over; remove the link'
+            f'{link} is a link to {link.readlink()}, which would be written over; remove the link'
         )
     return path
 
@@ -125,7 +126,9 @@ def _run_test(work: Any, checkpoint: str, options: dict[str, Any] | None) -> Pat
         code = f'import sys; sys.path = {sys.path!r}; import {__name__} as own; own.run_test()'
         command = [sys.executable, '-c', code, str(copy), str(weights)]
         command += ['--work-dir', str(work.folder), '--out', str(target)]
-        failed = subprocess.run(command, check=False).returncode
+        # nor would processes that it starts
+        own = {**os.environ, 'PYTHONSAFEPATH': '1'}
+        failed = subprocess.run(command, check=False, env=own).returncode
         if failed:
             raise UserError('the test failed, see above')
     return target

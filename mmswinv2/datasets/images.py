@@ -74,6 +74,8 @@ def _decode_tiff(content: bytes, header: Header) -> np.ndarray:
         series = [s for s in file.series if not (s.keyframe.is_reduced or s.keyframe.is_mask)]
         if len(series) != 1:
             raise DecodeError(f'it holds {len(series)} images')
+        if None in series[0].pages:  # OME-TIFF; tifffile would give zeros
+            raise DecodeError('it is one of several files of an image; put their planes into one')
         return _channels_last(series[0].asarray(), series[0].axes)
 
 

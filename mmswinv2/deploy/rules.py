@@ -50,11 +50,19 @@ def about(graph: Graph, cfg: Any, meta: dict[str, Any]) -> dict[str, Any]:
     The test pipeline of `cfg` defines the resizing; `meta` has the names of the classes.
 
     Raises:
-        UserError: if the test pipeline does more than load and resize.
+        UserError: if the test pipeline does more than load and resize, or loads other channels.
     """
     from .. import hosts
 
     pipeline, sizes = hosts.testing_pipeline(cfg), []
+    load, channels = pipeline[0] if pipeline else {}, graph.model.backbone.in_channels
+    gray = str(load.get('color_type')).startswith('grayscale') or load.get('channels') == 1
+    if gray and channels > 1:  # mmseg repeats them
+        raise UserError(
+            f'{hosts.type_name(load)} loads gray pictures, and the model takes {channels} channels'
+            f"; load them by dict(type='mmswinv2.LoadImage', channels={channels}), which repeats "
+            'them, as the file does not'
+        )
     for step in pipeline:
         name = hosts.type_name(step)
         if name in _SIZES:

@@ -203,7 +203,7 @@ def _keep_config(cfg: Config, trains: bool) -> Iterator[None]:
     file = cfg.filename or ''
     copy = Path(cfg.work_dir, Path(file).name)
     same = os.path.exists(file) and copy.exists() and os.path.samefile(file, copy)
-    kept = same or (not trains and copy.is_file())
+    kept = same or (not trains and os.path.lexists(copy))  # nor through a link
     with ExitStack() as stack:
         runners: tuple[Any, ...] = (Runner, FlexibleRunner) if kept else ()
         for kind in runners:

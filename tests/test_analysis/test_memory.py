@@ -1,4 +1,5 @@
 import re
+import subprocess
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,7 @@ from mmengine.logging import MessageHub
 from torch import nn
 
 from mmswinv2 import hosts
+from mmswinv2.analysis.measured_memory import measure_memory
 from mmswinv2.analysis.memory import (
     MemoryTracker,
     TrainingStep,
@@ -242,3 +244,16 @@ def test_types_of_mixed_precision(given):
     assert dtype_of(Config(dict(optim_wrapper=wrapper))) == 'bfloat16'
     with pytest.raises(UserError, match="optim_wrapper.dtype='bf16' is no type of torch"):
         dtype_of(Config(dict(optim_wrapper={**wrapper, 'dtype': 'bf16'})))
+
+
+def test_the_steps_that_are_measured_import_nothing_of_the_present_folder(tmp_path, monkeypatch):
+    (tmp_path / 'json.py').write_text('raise ImportError')
+    monkeypatch.chdir(tmp_path)
+    start = subprocess.run
+
+    def run(command, **options):
+        start([*command[:2], f'{command[2].rpartition("from ")[0]}import json'], check=True)
+        return subprocess.CompletedProcess(command, 0, '7')
+
+    monkeypatch.setattr(subprocess, 'run', run)
+    assert measure_memory(Config(), (64, 64), 1) == 7

@@ -685,6 +685,9 @@ def test_work_dirs_without_logs(tmp_path):
     (begun / f'{begun.name}.log').touch()
     with pytest.raises(UserError, match='no losses or scores so far; see .*/20260101_000000.log'):
         report(tmp_path / 'begun')
+    (tmp_path / 'no_file/20260101_000000/vis_data/scalars.json').mkdir(parents=True)
+    with pytest.raises(UserError, match='has no logs of a training or test'):
+        report(tmp_path / 'no_file')
     (tmp_path / 'file').touch()
     with pytest.raises(UserError, match='the work dir .*file is a file'):
         report(tmp_path / 'file')
@@ -970,6 +973,7 @@ def test_a_work_dir_that_a_mac_has_copied(tmp_path):
 
     for name in ('mine.py', '._mine.py'):  # the second one is newer
         (tmp_path / name).touch()
+    (tmp_path / 'lost.py').symlink_to('nowhere')
     work = WorkDir(tmp_path, [])
     assert work.config_name == 'mine.py' and work.config == tmp_path / 'mine.py'
 
@@ -1019,8 +1023,23 @@ def test_a_config_is_read_and_not_run(tmp_path):
         (dict(type='CocoDataset', _scope_='above.run'), 'is not in the mmengine::dataset'),
         (dict(type='above.run.evil.Evil'), 'is not in the mmdet::dataset'),
         (dict(type='open("ran","w")'), 'of test_dataloader in'),
+        (
+            dict(type='mmengine.runner.runner.Runner', model=dict(type='Nothing'), work_dir='ran'),
+            'Runner is not in the mmdet::dataset',
+        ),
+        (
+            dict(type=f'{torch.utils.data.__name__}.datapipes.iter.routeddecoder.'
+                 'RoutedDecoderIterDataPipe', datapipe=[]),
+            'DataPipe is not in the mmdet::dataset',
+        ),
+        (
+            dict(type='CocoDataset', backend_args=dict(
+                backend='memcached', server_list_cfg='', client_cfg='', sys_path='.'
+            )),
+            r'backend_args of test_dataloader in .* would run code .*\(sys_path\); take it out',
+        ),
     ],
-)
+)  # fmt: skip
 def test_types_of_a_work_dir_run_nothing(dataset, words, shapes, truth, tmp_path, monkeypatch):
     folder = work_dir(tmp_path / 'above/run', CONFIG, options=of_shapes(shapes))
     config = folder / '20260101_000000/vis_data/config.py'
@@ -1071,17 +1090,17 @@ def test_types_of_a_package_of_ones_own_are_found(tmp_path, monkeypatch):
         assert TRANSFORMS.get('with_types.Step').__module__ == 'with_types.steps'
 
 
+@pytest.mark.parametrize('kind', ['os.mkdir', 'CameraMotionCompensation'])
 @pytest.mark.parametrize('key', ['model', 'custom_hooks', 'test_evaluator'])
-def test_a_config_that_would_run_code_is_not_tested(key, tmp_path, monkeypatch):
+def test_a_config_that_would_run_code_is_not_tested(key, kind, tmp_path, monkeypatch):
     folder = work_dir(tmp_path / 'run', CONFIG)
     config = folder / '20260101_000000/vis_data/config.py'
     cfg = Config.fromfile(config)
-    cfg[key] = [dict(type='os.mkdir', path='ran')] if key == 'custom_hooks' else dict(
-        type='os.mkdir', path='ran'
-    )  # fmt: skip
+    part = dict(type=kind, path='ran')
+    cfg[key] = [part] if key == 'custom_hooks' else part
     cfg.dump(config)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="type='os.mkdir' of the config in"):
+    with pytest.raises(UserError, match=f'of the config in .*config.py .*{kind}|{kind}.* of the'):
         report(folder, predict='weights.pth')
     assert not Path('ran').exists()
 
@@ -1112,12 +1131,16 @@ def test_links_in_a_work_dir_are_not_written_through(tmp_path):
     folder, other = work_dir(tmp_path / 'run', CONFIG), tmp_path / 'other'
     (tmp_path / 'a.pth').touch()
     other.write_text('kept')
-    for name, options in (
-        ('report.html', {}), ('predictions.pkl', dict(predict=f'{tmp_path}/a.pth'))
-    ):  # fmt: skip
+    tested = dict(predict=f'{tmp_path}/a.pth')
+    for name, options in (('report.html', {}), ('predictions.pkl', tested)):
         (folder / name).symlink_to(other)
         with pytest.raises(UserError, match=f'{name} is a link to'):
             report(folder, **options)
+    segmentor = work_dir(tmp_path / 'segmentor', SEGMENTOR)
+    (segmentor / 'predictions').mkdir()
+    (segmentor / 'predictions/1.png').symlink_to(other)
+    with pytest.raises(UserError, match=r'predictions/1.png is a link to'):
+        report(segmentor, **tested)
     assert other.read_text() == 'kept'
 
 
@@ -1132,7 +1155,8 @@ def test_the_test_of_a_report_has_all_options(tmp_path, monkeypatch):
     options = {'a': 'b,c', 'test_dataloader.dataset.metainfo': dict(classes=('x, y', 'z'))}
     tested, start = [], subprocess.run
 
-    def run(command, check):
+    def run(command, check, env):
+        assert env['PYTHONSAFEPATH']  # for processes that the test starts
         tested.append(Config.fromfile(command[3]))
         show = f'{command[2].rpartition("import ")[0]}print(sys.path)'
         done = start([*command[:2], show], cwd=folder, capture_output=True, text=True, check=True)

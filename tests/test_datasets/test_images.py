@@ -339,6 +339,12 @@ LOADED = [
     ('last.npy', numpy_file(wide(FIVE)), {}, FIVE),
     ('bool.npy', numpy_file(GRAY > 100), {}, ONE_BIT[..., None]),
 ]  # fmt: skip
+# of an image in two files, as microscopes write them: a channel in each
+OME = """<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"
+UUID="urn:uuid:0"><Image ID="Image:0"><Pixels BigEndian="false" DimensionOrder="XYCZT" ID="Pixels:0"
+SizeC="2" SizeT="1" SizeX="8" SizeY="6" SizeZ="1" Type="uint16"><Channel ID="Channel:0"/><Channel
+ID="Channel:1"/><TiffData FirstC="0"><UUID FileName="0.tif">urn:uuid:0</UUID></TiffData><TiffData
+FirstC="1"><UUID FileName="1.tif">urn:uuid:1</UUID></TiffData></Pixels></Image></OME>"""
 # file, writer, arguments of LoadImage, words of the error
 NOT_LOADED = [
     ('float.tif', tiff(FLOAT), {}, 'holds float32 from 0 to 0.921569; set scale=(low, high)'),
@@ -354,6 +360,7 @@ NOT_LOADED = [
     ('five.tif', tiff(FIVE, **CONTIG), dict(channels=4), 'has 5 channels, and LoadImage wants 4'),
     ('rgb.png', pillow(RGB), dict(channels=1), 'has 3 channels, and LoadImage wants 1'),
     ('sizes.tif', two_sizes, {}, 'it holds 2 images'),
+    ('ome.tif', tiff(wide(GRAY), description=OME, metadata=None), {}, 'one of several files of an'),
     ('white.tif', tiff(wide(GRAY), photometric='miniswhite'), {}, 'white is 0'),
     ('turned.tif', tiff(wide(GRAY), extratags=[(274, 3, 1, 6, True)]), {}, 'turned'),
     ('bomb.png', raw(png(50000, 50000)), {}, 'cut it into tiles'),

@@ -294,6 +294,10 @@ def test_copies_of_configs_replace_neither_the_config_nor_that_of_a_training(tmp
     assert Config.fromfile(copy).note == 0.3
     launch.build_runner(small(tmp_path / 'a.py', tmp_path / 'tested', note=0.5), ('test',))
     assert Config.fromfile(tmp_path / 'tested/a.py').note == 0.5
+    copy.unlink()
+    copy.symlink_to(tmp_path / 'elsewhere.py')  # in a work dir from others
+    launch.build_runner(small(tmp_path / 'a.py', tmp_path / 'run', note=0.6), ('test',))
+    assert not (tmp_path / 'elsewhere.py').exists()
 
 
 def test_every_training_of_its_own_locks_its_work_dir(tmp_path, monkeypatch):

@@ -416,6 +416,15 @@ def test_example_says_what_is_no_model(name, tmp_path, monkeypatch):
         runpy.run_path(str(ROOT / 'examples/onnx_inference.py'), run_name='__main__')
 
 
+def test_gray_pictures_for_several_channels_are_refused(tmp_path):
+    model, cfg = build(WHOLE, tmp_path), Config.fromfile(tmp_path / 'config.py')
+    loads = [dict(color_type='grayscale'), dict(type='mmswinv2.LoadImage', channels=1)]
+    for load in loads:
+        cfg.test_dataloader.dataset.pipeline[0].update(load)
+        with pytest.raises(UserError, match='loads gray pictures, and the model takes 3 channels'):
+            about(graph_of(model), cfg, {})
+
+
 def test_files_tell_of_their_channels(tmp_path, monkeypatch):
     four = WHOLE.replace('window_size=4,', 'window_size=4, in_channels=4,')
     graph = graph_of(build(four, tmp_path))
@@ -645,6 +654,9 @@ class Unsupported(nn.Module):
         height = x.shape[2]
         if self.way == 'number':
             return (x + int(height),)
+        if self.way == 'scale':  # as mmseg's Upsample
+            x = nn.functional.interpolate(x, [int(height * 1.5), 9], mode='bilinear')
+            return (nn.functional.interpolate(x, (30, 9), mode='bilinear'),)
         if self.way == 'operator':
             return (torch.ops.mmswinv2_test.nothing(x),)
         rows = math.ceil(height / 3)  # as mmseg's ISAHead
@@ -654,7 +666,8 @@ class Unsupported(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ('way', 'word'), [('number', 'needs'), ('operator', 'needs'), ('branch', 'fits')]
+    ('way', 'word'),
+    [('number', 'needs'), ('operator', 'needs'), ('branch', 'fits'), ('scale', 'fits')],
 )
 def test_parts_that_no_graph_holds_are_refused(way, word):
     @torch.library.custom_op('mmswinv2_test::nothing', mutates_args=())
@@ -666,7 +679,7 @@ def test_parts_that_no_graph_holds_are_refused(way, word):
     with pytest.raises(
         UserError, match=f'has no export rule: a part of it {word} pictures of one size'
     ):
-        write_onnx(Unsupported(way), dict(image=torch.zeros(1, 3, 30, 9)), sizes, ['x'])
+        write_onnx(Unsupported(way), dict(image=torch.rand(1, 3, 30, 9)), sizes, ['x'])
 
 
 @pytest.mark.parametrize('name', ['Mask2FormerHead', 'APCHead', 'DMHead'])

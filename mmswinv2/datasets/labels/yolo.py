@@ -8,6 +8,7 @@ polygon.
 
 import math
 import os
+import reprlib
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -49,7 +50,8 @@ def read_yolo(source: Source) -> tuple[list[str], list[Labelled]]:
     shape = content.get('kpt_shape') or [0]
     for value in shape if isinstance(shape, list) else [shape]:
         if type(value) is not int or not 0 <= value < 1000:
-            raise UserError(f'{source.path}/data.yaml: kpt_shape={value!r:.40} are no two numbers')
+            shown = f'{reprlib.repr(value):.40}'  # by its anchors YAML may have 10^9 values here
+            raise UserError(f'{source.path}/data.yaml: kpt_shape={shown} are no two numbers')
         keypoints *= value
     alone = source.split is None  # without a list of images
     images = find_files(source.root, *IMAGES) if alone else _images_of(source, content)
