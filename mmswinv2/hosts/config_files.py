@@ -1,5 +1,6 @@
 """Config files: found by a path or ``package::config``, and formatted once in a run."""
 
+import math
 import os
 from contextlib import suppress
 from importlib.util import find_spec
@@ -113,10 +114,20 @@ def _pretty_text(cfg: Config) -> str:
     return text
 
 
+class _Float(float):
+    """A number that is Python as text, which inf and nan are not."""
+
+    def __repr__(self) -> str:
+        text = super().__repr__()
+        return text if math.isfinite(self) else f"float('{text}')"
+
+
 def _quotable(node: Any) -> Any:
-    """A part of a config with keys that are the same between single quotes in a Python file."""
+    """A part of a config whose keys and numbers are the same in the text of a Python file."""
     if isinstance(node, dict):
         return {_escaped(key): _quotable(value) for key, value in node.items()}
+    if isinstance(node, float):
+        return _Float(node)
     return type(node)(map(_quotable, node)) if isinstance(node, (list, tuple)) else node
 
 

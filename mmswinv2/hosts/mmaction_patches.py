@@ -52,23 +52,47 @@ def write_videos_by_pyav() -> None:
 
 @patch('mmaction', '>=1')
 def name_unreadable_videos() -> None:
-    """A video that decord or PyAV cannot read is named."""
-    from mmaction.datasets.transforms import DecordDecode, DecordInit, PyAVDecode, PyAVInit
+    """A video that decord, PyAV or OpenCV cannot read is named."""
+    from mmaction.datasets import transforms
 
     from ..datasets.video_files import UnreadableVideo
 
-    @replace((DecordInit, DecordDecode, PyAVInit, PyAVDecode), 'transform')
+    libraries = ('Decord', 'PyAV', 'OpenCV')
+    steps = [f'{library}{part}' for library in libraries for part in ('Init', 'Decode')]
+
+    @replace(tuple(getattr(transforms, step) for step in steps), 'transform')
     def transform(original: Any, self: Any, results: dict) -> dict:
         try:
-            return original(self, results)
+            opened = original(self, results)
+            if opened.get('total_frames') == 0:  # mmaction2 would repeat the first
+                raise IndexError('it has no frames, or does not say how many, as of Matroska')
         except Exception as error:
             of_library = type(error).__module__.startswith(('av.', 'decord.'))
-            if not of_library and type(error) is not RuntimeError:  # which decord raises, too
+            # decord raises RuntimeError, too; IndexError is for a stream or frame that is not there
+            if not of_library and type(error) not in (RuntimeError, IndexError):
                 raise
             raise UnreadableVideo(
                 f'{type(self).__name__} cannot read the video {results["filename"]}: {error}; try '
                 'mmswinv2.VideoInit and mmswinv2.VideoDecode in the pipeline'
             ) from error
+        return opened
+
+
+@patch('mmaction', '>=1')
+def refuse_unknown_actions() -> None:
+    """Labels of AVA that are no class of the data set are named."""
+    from mmaction.datasets import AVADataset, AVAKineticsDataset
+
+    @replace((AVADataset, AVAKineticsDataset), 'parse_img_record')
+    def parse_img_record(original: Any, self: Any, img_records: list[dict]) -> tuple:
+        for record in img_records:
+            if not 0 <= record['label'] < self.num_classes:  # -1 would be the last class
+                raise UserError(
+                    f'{self.ann_file}: label {record["label"]} of {record["video_id"]} at '
+                    f'{record["timestamp"]}, and the data set has num_classes={self.num_classes}, '
+                    f'labels up to {self.num_classes - 1}; mend it, or num_classes'
+                )
+        return original(self, img_records)
 
 
 @patch('mmaction', '>=1')
@@ -202,10 +226,10 @@ def draw_clips() -> None:
         if 'show' in self.draw_args:
             self.draw_args['show_frames'] = self.draw_args.pop('show')
         # (clips, 3, T, H, W), or (frames, 3, H, W) for 2-D recognizers, to (3, frames, H, W), which
-        # those of AVA are already
+        # those with boxes, of AVA, are already
         videos = [
-            clips.transpose(0, 1).flatten(1, -3) if clips.shape[1] == 3 else clips
-            for clips in data_batch['inputs']
+            clips if 'gt_instances' in sample else clips.transpose(0, 1).flatten(1, -3)
+            for clips, sample in zip(data_batch['inputs'], data_samples, strict=True)
         ]
         named = [sample.new() for sample in data_samples]
         for sample in named:

@@ -63,12 +63,13 @@ def name_class_scores() -> None:
     """Scores of single classes (classwise) go by their names, whatever the order of their ids.
 
     PQ and VOCMetric, too. In scores of masks, the box of an annotation without a mask is ignored.
-    Of boxes and masks each has scores of its own (``bbox_cat_precision``), as mmdet keeps the last
-    alone.
+    Of boxes and masks each has scores of its own (``bbox_cat_precision``), and so has each IoU
+    threshold, as mmdet keeps the last alone.
     """
     _keep_order_of_classes()
     _score_boxes_and_masks_each()
     _name_classes_of_panoptic_and_voc()
+    _score_thresholds_each()
 
 
 def _keep_order_of_classes() -> None:
@@ -144,6 +145,26 @@ def _name_classes_of_panoptic_and_voc() -> None:
             return original(self, results)
         finally:
             self.dataset_meta = meta
+
+
+def _score_thresholds_each() -> None:
+    """0.57 and 0.58 are AP57 and AP58; mmdet calls both AP57, and keeps the last."""
+    from mmdet.evaluation.metrics import OpenImagesMetric, VOCMetric
+
+    @replace((VOCMetric, OpenImagesMetric), 'compute_metrics')
+    def compute_each(original: Any, self: Any, results: list) -> dict:
+        if getattr(self, 'metric', 'mAP') != 'mAP':
+            return original(self, results)
+        before, scores = dict(vars(self)), {}
+        try:
+            for i, threshold in enumerate(before['iou_thrs']):
+                self.iou_thrs = [threshold]
+                self.ioa_thrs = before.get('ioa_thrs', [])[i : i + 1]
+                scores[f'AP{threshold * 100:02.10g}'] = original(self, results)['mAP']
+        finally:
+            vars(self).update(before)
+        rounded = {name: round(score, 3) for name, score in scores.items()}
+        return {'mAP': float(np.mean([*scores.values()])), **rounded}
 
 
 @patch('mmdet', '>=3')

@@ -272,6 +272,25 @@ def keep_the_last_box() -> None:
 
 
 @patch('mmdet', '>=3')
+def keep_all_of_few_queries() -> None:
+    """Detectors with few queries, as DETR and Mask2Former, may have a larger max_per_img."""
+    from mmdet.models import DETRHead, MaskFormerFusionHead
+
+    def predict(original: Any, self: Any, scores: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        key, most, known = 'max_per_image', 100, scores[:, :-1].numel()
+        if isinstance(self, DETRHead):
+            key, most = 'max_per_img', 0
+            known = scores.numel() if self.loss_cls.use_sigmoid else len(scores)
+        if self.test_cfg.get(key, most) > known:
+            self.test_cfg = copy.copy(self.test_cfg)
+            self.test_cfg[key] = known
+        return original(self, scores, *args, **kwargs)
+
+    replace(DETRHead, '_predict_by_feat_single')(predict)
+    replace(MaskFormerFusionHead, 'instance_postprocess')(predict)
+
+
+@patch('mmdet', '>=3')
 def pack_without_resize() -> None:
     """Detectors predict on images that no step of the pipeline has resized."""
     from mmdet.datasets.transforms import PackDetInputs, Pad
@@ -282,7 +301,7 @@ def pack_without_resize() -> None:
             results.setdefault('scale_factor', (1.0, 1.0))
         packed = original(self, results)
         if isinstance(self, PackDetInputs):  # detectors predict by these, whatever meta_keys has
-            needed = ('ori_shape', 'img_shape', 'scale_factor')
+            needed = ('ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
             known = {key: results[key] for key in needed if key in results}
             packed['data_samples'].set_metainfo(known)
         return packed

@@ -120,6 +120,20 @@ def mend_losses() -> None:
 
 
 @patch('mmseg', '>=1')
+def pack_sizes() -> None:
+    """Segmentors predict whatever meta_keys of PackSegInputs has."""
+    from mmseg.datasets.transforms import PackSegInputs
+
+    @replace(PackSegInputs, 'transform')
+    def transform(original: Any, self: Any, results: dict) -> dict:
+        packed = original(self, results)
+        needed = ('ori_shape', 'img_shape', 'pad_shape', 'flip', 'flip_direction')
+        known = {key: results[key] for key in needed if key in results}
+        packed['data_samples'].set_metainfo(known)
+        return packed
+
+
+@patch('mmseg', '>=1')
 def gather_at_one_size() -> None:
     """OCRHead takes the scores of a head whose maps are larger or smaller than its own."""
     from mmseg.models.decode_heads.ocr_head import SpatialGatherModule

@@ -988,6 +988,38 @@ def clips():
     hook._draw_samples(0, dict(inputs=inputs), [ActionDataSample().set_gt_label(0)])
 
 
+@probe('Labels of AVA that are no class of the data set are named', 'mmaction')
+def unknown_actions():
+    from mmaction.datasets import AVADataset
+
+    record = dict(label=3, video_id='a', timestamp=902, entity_box=np.zeros(4), entity_id=0)
+    data = SimpleNamespace(num_classes=3, multilabel=True, ann_file='a.csv')
+    try:
+        AVADataset.parse_img_record(data, [record])
+    except ValueError as error:
+        return 'a.csv' not in str(error)
+
+
+@probe(
+    'Detectors with few queries, as DETR and Mask2Former, may have a larger max_per_img', 'mmdet'
+)
+def few_queries():
+    from mmdet.models import MaskFormerFusionHead
+
+    head = MaskFormerFusionHead(num_things_classes=1, num_stuff_classes=0, test_cfg={})
+    head.instance_postprocess(torch.zeros(2, 2), torch.ones(2, 4, 4))
+
+
+@probe('Segmentors predict whatever meta_keys of PackSegInputs has', 'mmseg')
+def meta_keys():
+    from mmseg.datasets.transforms import PackSegInputs
+
+    packed = PackSegInputs(meta_keys=('img_path',)).transform(
+        dict(img=np.zeros((4, 4, 3), np.uint8), img_path='a', ori_shape=(4, 4), flip=True)
+    )
+    return 'flip' not in packed['data_samples'].metainfo
+
+
 def main():
     torch.set_num_threads(1)  # with several, a count of pixels in float32 is right for longer
     found = {}

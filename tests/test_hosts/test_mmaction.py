@@ -1,6 +1,8 @@
 import math
 import os
 import tempfile
+import wave
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -11,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 from mmengine.registry import init_default_scope
+from mmengine.structures import InstanceData
 from mmengine.utils import digit_version
 
 from mmswinv2 import hosts
-from mmswinv2.datasets.video_files import UnreadableVideo
+from mmswinv2.datasets.video_files import UnreadableVideo, write_video
 from mmswinv2.errors import UserError
 from mmswinv2.hosts.mmaction import MMAction
 from tests.test_tools.conftest import ROOT, run_code, tool  # noqa: F401  fixtures
@@ -171,7 +174,9 @@ def test_videos_without_labels_count_in_no_mean():
 
 
 @pytest.mark.parametrize(
-    'shape', [(2, 3, 2, 16, 24), (4, 3, 16, 24), (3, 4, 16, 24)], ids=['3-D', '2-D', 'AVA']
+    'shape',
+    [(2, 3, 2, 16, 24), (4, 3, 16, 24), (3, 4, 16, 24), (3, 3, 16, 24)],
+    ids=['3-D', '2-D', 'AVA', 'AVA of 3 frames'],
 )
 def test_videos_of_a_test_are_drawn(shape, tmp_path, monkeypatch):
     hosts.of(dict(default_scope='mmaction')).apply()
@@ -180,7 +185,7 @@ def test_videos_of_a_test_are_drawn(shape, tmp_path, monkeypatch):
     from mmaction.structures import ActionDataSample
     from mmaction.visualization import ActionVisualizer
 
-    ActionVisualizer.get_instance(f'clips{len(shape)}')  # the hook draws with the last one made
+    ActionVisualizer.get_instance(f'clips{shape}')  # the hook draws with the last one made
     hook = VisualizationHook(enable=True, interval=1, out_dir=str(tmp_path))
     sample = ActionDataSample(metainfo=dict(filename='a/b.mp4')).set_gt_label(0)
     sample.set_pred_label(1).set_pred_score(torch.tensor([0.25, 0.75]))
@@ -191,11 +196,57 @@ def test_videos_of_a_test_are_drawn(shape, tmp_path, monkeypatch):
         'draw_texts',
         lambda self, *a, **k: (texts.append(a[0]), draw(self, *a, **k)),
     )
-    hook._draw_samples(0, dict(inputs=[torch.full(shape, 200.0)]), [sample])
+    video = torch.full(shape, 200.0)
+    if shape[0] == 3:
+        sample.gt_instances = InstanceData()
+        video[:, 1] = 0
+    hook._draw_samples(0, dict(inputs=[video]), [sample])
     assert texts[0].endswith('Ground truth: 0\nPrediction: 1, 0.75')
     frames = sorted(tmp_path.rglob('*.png'))
-    assert len(frames) == 4 and 'b.mp4' in str(frames[0].relative_to(tmp_path))
-    assert cv2.imread(str(frames[3])).shape == (16, 24, 3)
+    assert len(frames) == (4 if len(shape) > 4 else shape[1] if shape[0] == 3 else shape[0])
+    assert 'b.mp4' in str(frames[0].relative_to(tmp_path))
+    drawn = cv2.imread(str(frames[1]))
+    assert drawn.shape == (16, 24, 3)
+    assert shape[0] != 3 or drawn[-1].max() < 50  # the second frame of AVA, which is black
+
+
+@pytest.mark.parametrize(
+    ('library', 'ending', 'words'),
+    [
+        ('OpenCV', '.mp4', None),
+        ('OpenCV', '.wav', 'it has no frames'),
+        ('PyAV', '.mp4', None),
+        ('PyAV', '.mkv', 'does not say how many'),
+        ('PyAV', '.wav', 'out of range'),
+    ],
+)
+def test_videos_without_a_number_of_frames_are_named(library, ending, words, tmp_path):
+    """mmaction2 would take the first frame each time (Matroska), or find none."""
+    hosts.of(dict(default_scope='mmaction')).apply()
+    from mmaction.datasets import transforms
+
+    path = tmp_path / f'a{ending}'
+    if ending == '.wav':
+        with wave.open(str(path), 'wb') as file:
+            file.setparams((1, 2, 8000, 0, 'NONE', ''))
+            file.writeframes(bytes(8000))
+    else:
+        write_video(path, [np.zeros((16, 32, 3), np.uint8)], 10)
+    start = getattr(transforms, f'{library}Init')()
+    with pytest.raises(UnreadableVideo, match=f'{path}: .*{words}') if words else nullcontext():
+        assert start.transform(dict(filename=str(path)))['total_frames'] == 1
+
+
+@pytest.mark.parametrize(('label', 'right'), [(0, True), (2, True), (3, False), (-1, False)])
+def test_actions_that_are_no_class(label, right, tmp_path):
+    hosts.of(dict(default_scope='mmaction')).apply()
+    from mmaction.datasets import AVADataset
+
+    (tmp_path / 'a.csv').write_text(f'x,902,0,0,1,1,{label},0\n')
+    words = f'a.csv: label {label} of x at 902, .* num_classes=3, labels up to 2'
+    with nullcontext() if right else pytest.raises(UserError, match=words):
+        data = AVADataset(str(tmp_path / 'a.csv'), pipeline=[], num_classes=3)
+        assert data[0]['gt_labels'].tolist() == [[float(i == label) for i in range(3)]]
 
 
 @pytest.mark.parametrize('library', ['Decord', 'PyAV'])

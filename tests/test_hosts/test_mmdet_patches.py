@@ -310,6 +310,52 @@ def test_scores_of_classes_that_a_detector_has_not_seen(tmp_path):
     assert [scores[f'coco/{part}_ap50'] for part in ('base', 'novel')] == pytest.approx([0, 1])
 
 
+@pytest.mark.parametrize('name', ['VOCMetric', 'OpenImagesMetric'])
+def test_every_iou_threshold_has_a_score(name):
+    hosts.of(dict(default_scope='mmdet')).apply()
+    from mmdet.evaluation import metrics
+
+    thresholds = [0.05, 0.57, 0.58, 0.585]
+    options = dict(ioa_thrs=[0.5] * 4) if 'Open' in name else {}
+    metric = getattr(metrics, name)(thresholds, **options)
+    metric.dataset_meta = dict(classes=('cat',), dataset_type='oid_v6')
+    # of the IoU 0.575, also with the width 99 + 1 of Pascal VOC
+    truth = dict(bboxes=np.array([[0, 0, 99, 1e5]]), labels=np.array([0]))
+    found = np.array([[0, 0, 99, 0.575e5, 0.9]])
+    truth |= dict(bboxes_ignore=np.zeros((0, 4)), labels_ignore=np.zeros(0, int))
+    truth['gt_is_group_ofs'] = np.array([False])
+    scores = metric.compute_metrics([(truth, [found])])
+    assert scores == {'mAP': 0.5, 'AP05': 1, 'AP57': 1, 'AP58': 0, 'AP58.5': 0}
+    assert metric.iou_thrs == thresholds
+
+
+@pytest.mark.filterwarnings('ignore:.(dropout|add_residual). is deprecated:DeprecationWarning')
+@pytest.mark.parametrize('sigmoid', [True, False, None])
+def test_detectors_with_few_queries(sigmoid):
+    """All scores are there, in order, where ``max_per_img`` asks for more; else as many as it."""
+    hosts.of(dict(default_scope='mmdet')).apply()
+    from mmdet.models import DETRHead, MaskFormerFusionHead
+
+    scores = torch.tensor([[1.0, 3], [2, 5]])
+    for most in (1, 9):
+        if sigmoid is None:
+            head = MaskFormerFusionHead(1, 0, test_cfg=dict(max_per_image=most))
+            masks = head.instance_postprocess(scores, torch.full((2, 4, 4), 99.0))
+            found = masks.scores.sort(descending=True)[0]
+            known = scores.softmax(1)[:, 0]
+        else:
+            loss = dict(type='FocalLoss' if sigmoid else 'CrossEntropyLoss', use_sigmoid=sigmoid)
+            with DefaultScope.overwrite_default_scope('mmdet'):
+                head = DETRHead(
+                    2 if sigmoid else 1, loss_cls=loss, train_cfg=None,
+                    test_cfg=ConfigDict(max_per_img=most),
+                )  # fmt: skip
+            boxes, meta = torch.rand(2, 4), dict(img_shape=(8, 8))
+            found = head._predict_by_feat_single(scores, boxes, meta, False).scores
+            known = scores.sigmoid() if sigmoid else scores.softmax(1)[:, 0]
+        torch.testing.assert_close(found, known.flatten().sort(descending=True)[0][:most])
+
+
 def test_classes_of_data_in_a_folder_of_pascal_voc_have_their_names(log):
     hosts.of(dict(default_scope='mmdet')).apply()
     from mmdet.datasets import VOCDataset

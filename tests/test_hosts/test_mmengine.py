@@ -1,6 +1,7 @@
 import builtins
 import copy
 import json
+import math
 import pickle
 import runpy
 from collections import OrderedDict
@@ -349,6 +350,11 @@ def test_texts_of_configs_are_python_whatever_their_keys_are():
         for value in ({key: 1, 'b': {key: 2}}, [{key: 3}], ({key: ({key: 4},)},)):
             cfg = Config(dict(a=value))
             assert Config.fromstring(cfg.pretty_text, '.py').to_dict() == cfg.to_dict()
+    numbers = [math.inf, (-math.inf, 1e30, 0.1), {'b': math.nan}]
+    text = Config(dict(a=numbers, b=math.inf, c=dict(d=1e-9))).pretty_text
+    assert repr(Config.fromstring(text, '.py').to_dict()) == repr(
+        dict(a=[math.inf, (-math.inf, 1e30, 0.1), {'b': math.nan}], b=math.inf, c=dict(d=1e-9))
+    )
 
 
 def test_sync_norms_in_a_single_process():

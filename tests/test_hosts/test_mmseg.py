@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.dataset import ConcatDataset, RepeatDataset
 from mmengine.registry import DATASETS, METRICS, MODELS, TRANSFORMS, init_default_scope
 from mmengine.structures import PixelData
-from mmseg.models import SegTTAModel
+from mmseg.models import BaseSegmentor, SegTTAModel
 from mmseg.models.losses import cross_entropy_loss
 from mmseg.structures import SegDataSample
 from mmseg.visualization import SegLocalVisualizer
@@ -31,6 +31,7 @@ from mmswinv2.hosts.mmseg_patches import (
     keep_files,
     mend_losses,
     merge_probabilities,
+    pack_sizes,
     place_names,
 )
 from mmswinv2.swap import read_config
@@ -587,6 +588,20 @@ def test_merged_views_of_a_single_channel():
     ]
     (merged,) = SegTTAModel.merge_preds(wrapper, [views])
     assert merged.pred_sem_seg.data.flatten().tolist() == [0, 0, 1]
+
+
+def test_samples_have_what_a_prediction_needs_whatever_is_packed():
+    """Without ``flip`` scores would stay flipped, without ``ori_shape`` they have no size."""
+    pack_sizes.apply()
+    pack = TRANSFORMS.build(dict(type='mmseg.PackSegInputs', meta_keys=('img_path',)))
+    known = dict(ori_shape=(4, 6), img_shape=(4, 6), flip=True, flip_direction='horizontal')
+    sample = pack(dict(img=np.zeros((4, 6, 3), np.uint8), img_path='a.png', **known))
+    sample = sample['data_samples']
+    assert sample.metainfo == dict(img_path='a.png', **known)
+    scores = torch.eye(2)[None, :, :, None].expand(1, 2, 2, 6) * torch.arange(6)
+    model = SimpleNamespace(align_corners=False)
+    (found,) = BaseSegmentor.postprocess_result(model, scores, [sample])
+    assert found.seg_logits.data[0, 0].tolist() == [5, 4, 3, 2, 1, 0]
 
 
 @pytest.mark.filterwarnings('ignore::UserWarning:mmseg')
