@@ -84,7 +84,7 @@ def write_config(path: Path, cfg: Config, notes: Notes, origin: str, command: st
         same = False
     if not same:
         raise UserError(
-            f'{origin} holds what cannot be written as text (objects, infinite numbers): '
+            f'{origin} holds what cannot be written as text (objects, nan): '
             + ', '.join(_without_text(cfg))
         )
     write_atomically(path, lambda file: file.write(text.encode()))
@@ -93,8 +93,8 @@ def write_config(path: Path, cfg: Config, notes: Notes, origin: str, command: st
 def _without_text(cfg: Config) -> Iterator[str]:
     with_text = (str, bytes, int, complex, dict, list, tuple, set, type(None))
     for path, value in walk(cfg.to_dict()):
-        finite = isinstance(value, float) and math.isfinite(value)
-        if not finite and not isinstance(value, with_text):
+        number = isinstance(value, float) and not math.isnan(value)
+        if not number and not isinstance(value, with_text):
             yield f'{path}={_short(value)}'
 
 

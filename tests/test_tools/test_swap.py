@@ -339,9 +339,9 @@ def test_vitdet_is_refused():
 @pytest.mark.parametrize(
     ('value', 'words'),
     [
-        (float('inf'), '=inf'),
+        (float('nan'), '=nan'),
         ([1, float('nan')], '.1=nan'),
-        ([[(float('inf'),)]], '.0.0.0=inf'),
+        ([[(float('nan'),)]], '.0.0.0=nan'),
         (len, '=<built-in function len>'),
     ],
 )
@@ -350,6 +350,12 @@ def test_values_without_text(value, words, tmp_path):
     with pytest.raises(UserError, match=f'old.py holds what cannot .*: a.0.b{words}$'):
         write_config(tmp_path / 'new.py', cfg, Notes(), 'old.py', 'command')
     assert not list(tmp_path.iterdir())
+
+
+def test_infinite_numbers_are_kept(tmp_path):
+    cfg = Config(dict(a=[dict(b=float('inf'))], c=(-float('inf'), 0.1)))
+    write_config(tmp_path / 'new.py', cfg, Notes(), 'old.py', 'command')
+    assert Config.fromfile(tmp_path / 'new.py').to_dict() == cfg.to_dict()
 
 
 def test_two_backbones():
