@@ -114,6 +114,9 @@ def torchvision(size, image, windows, pretrained):
 
 def mmpretrain(size, image, windows, pretrained):
     import_torchvision()
+    from mmswinv2.hosts.mmpretrain_patches import leave_out_multimodal_models
+
+    leave_out_multimodal_models.apply()
     from mmpretrain.models import SwinTransformerV2
 
     side = image if isinstance(image, int) else min(image)
