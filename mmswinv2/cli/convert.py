@@ -81,9 +81,11 @@ def _weights_parser() -> ArgumentParser:
     )
     parser.set_defaults(run=convert_weights)
     parser.add_argument(
-        'src', help='a file (.pth, .safetensors), an address or a name of published weights'
+        'src',
+        metavar='WEIGHTS',
+        help='a file (.pth, .safetensors), an address or a name of published weights',
     )
-    parser.add_argument('dst', help='the .pth file to write')
+    parser.add_argument('dst', metavar='OUT', help='the .pth file to write')
     formats = ('authors', 'timm', 'transformers', 'torchvision', 'mmpretrain')
     parser.add_argument('--format', choices=formats, help='format of the file (detected)')
     parser.add_argument(

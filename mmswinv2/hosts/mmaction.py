@@ -42,7 +42,7 @@ class MMAction(Host):
         'VideoDataset': (r'\S.*', '"path label"'),
     }
     scores = (('AccMetric', 'acc', 'mean1', *(f'top{k}' for k in range(1, 101))),)
-    analysis_tools = ('confusion_matrix', 'report_accuracy', 'analyze_logs', 'benchmark')
+    analysis_tools = ('confusion_matrix', 'report_accuracy', 'analyze_logs')
 
     def check_dataset(self, dataset: Any, where: str, model: Any) -> bool:
         """Refuse labels that are no class of the head, and steps that do not fit together."""

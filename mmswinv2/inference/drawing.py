@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ..log import warn
 
 LEAST_WIDTH = 640
-_MOST = 8  # largest factor by which an image is enlarged
+_MOST = 10  # largest factor by which an image is enlarged
 LARGEST_JPEG = 65500  # pixels of a side
 
 

@@ -43,6 +43,12 @@ def test_options():
     assert parse_args(['data', 'csv', 'a.csv', 'b.json']).decode
 
 
+def test_a_missing_word_has_its_name_of_the_usage_line(capsys):
+    with pytest.raises(SystemExit):
+        parse_args(['a.pth'])
+    assert capsys.readouterr().err.endswith('the following arguments are required: OUT\n')
+
+
 def test_a_misspelt_or_missing_word(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"'dta' is no file of weights \(close to it: data\)"):
         parse_args(['dta', 'yolo', 'a', 'b.json'])

@@ -39,8 +39,8 @@ def test_detector_on_a_folder(weights, photos, tmp_path):
     )
     assert len(results) == 3
     assert {p.name for p in (tmp_path / 'vis').iterdir()} == {'a.jpg', 'a_2.jpg', 'b.jpg'}
-    # small images are drawn 8 times as large
-    for name, size in (('a', (480, 640)), ('b', (560, 400)), ('a_2', (320, 320))):
+    # small images are drawn up to 10 times as large
+    for name, size in (('a', (480, 640)), ('b', (700, 500)), ('a_2', (400, 400))):
         assert cv2.imread(str(tmp_path / f'vis/{name}.jpg')).shape[:2] == size
     content = json.loads((tmp_path / 'preds/predictions.json').read_text())
     assert [c['name'] for c in content['categories']] == CLASSES

@@ -48,9 +48,14 @@ def test_panoptic_maps_grow_with_the_image():
     visualizer = DetLocalVisualizer()
     visualizer.dataset_meta = dict(classes=('a', 'b', 'c', 'd'), palette=None)
     visualizer.add_datasample('', large, drawn, draw_gt=False)
-    assert visualizer.get_image().shape == large.shape == (16, 24, 3)
-    assert (drawn.pred_panoptic_seg.sem_seg[0, ::8, ::8] == small).all()
+    assert visualizer.get_image().shape == large.shape == (20, 30, 3)
+    assert (drawn.pred_panoptic_seg.sem_seg[0, ::10, ::10] == small).all()
     assert result.pred_panoptic_seg.sem_seg is small
+
+
+def test_the_narrowest_pictures_of_the_demo_are_drawn_as_wide_as_others():
+    large, _ = enlarge(np.zeros((80, 64, 3), np.uint8), sample(80, 64))
+    assert large.shape == (800, LEAST_WIDTH, 3)
 
 
 def test_wide_images_stay_as_they_are():
@@ -59,7 +64,7 @@ def test_wide_images_stay_as_they_are():
 
 
 def test_tiny_images_do_not_grow_for_ever():
-    assert enlarge(np.zeros((16, 16, 3), np.uint8), sample(16, 16))[0].shape == (128, 128, 3)
+    assert enlarge(np.zeros((16, 16, 3), np.uint8), sample(16, 16))[0].shape == (160, 160, 3)
 
 
 @pytest.mark.parametrize(('height', 'wanted'), [(9000, 7), (25000, 2), (60000, 1), (70000, 1)])
