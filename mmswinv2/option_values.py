@@ -7,6 +7,7 @@ from .errors import UserError
 
 _BRACKETS = {'[': ']', '(': ')', '{': '}'}
 _QUOTES = {'"', "'"}
+_NOT_FINITE = ("float('inf')", "float('-inf')", "float('nan')")  # as configs are dumped
 
 
 def parse_value(text: str) -> Any:
@@ -62,11 +63,14 @@ def _python_value(source: str) -> dict | list | tuple | None:
 
 
 class _Plain(ast.NodeTransformer):
-    """Turns ``dict(...)``, ``inf`` and ``nan`` of a config into literals."""
+    """Turns ``dict(...)``, ``inf``, ``nan`` and ``float('inf')`` of a config into literals."""
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         self.generic_visit(node)
-        if not isinstance(node.func, ast.Name) or node.func.id != 'dict':
+        name = node.func.id if isinstance(node.func, ast.Name) else None
+        if name == 'float' and (text := ast.unparse(node)) in _NOT_FINITE:
+            return ast.Constant(float(text[7:-2]))
+        if name != 'dict':
             return node  # literal_eval rejects it
         if node.args:  # mmengine writes dict({'a.b': 1})
             (only,) = node.args

@@ -281,10 +281,14 @@ def keep_all_of_few_queries() -> None:
         if isinstance(self, DETRHead):
             key, most = 'max_per_img', 0
             known = scores.numel() if self.loss_cls.use_sigmoid else len(scores)
-        if self.test_cfg.get(key, most) > known:
-            self.test_cfg = copy.copy(self.test_cfg)
+        own = self.test_cfg
+        if own.get(key, most) > known:
+            self.test_cfg = copy.copy(own)
             self.test_cfg[key] = known
-        return original(self, scores, *args, **kwargs)
+        try:
+            return original(self, scores, *args, **kwargs)
+        finally:
+            self.test_cfg = own  # the next image may have more queries, as in DDQ
 
     replace(DETRHead, '_predict_by_feat_single')(predict)
     replace(MaskFormerFusionHead, 'instance_postprocess')(predict)

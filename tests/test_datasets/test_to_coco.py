@@ -237,6 +237,12 @@ def test_names_of_yolo_are_taken_as_they_are_written(yolo, tmp_path, text):
     assert list(summary.classes) == names and {name for _, name, _ in found} == {'on', 'no'}
 
 
+def test_a_path_of_yolo_that_anchors_repeat(yolo, tmp_path):
+    write(yolo / 'data.yaml', 'a: &a [x, x]\nnames: [cat, dog]\nval: images\npath: [*a, *a]\n')
+    with pytest.raises(UserError, match=r"data.yaml: path=\[\['x', 'x'\], .* is no folder"):
+        convert('yolo', yolo, tmp_path, split='val')
+
+
 def test_names_of_yolo_by_a_merge_key(yolo, tmp_path):
     write(yolo / 'data.yaml', 'base: &base\n  names: [on, dog]\n<<: *base\n')
     _, _, summary = convert('yolo', yolo, tmp_path)

@@ -354,6 +354,7 @@ def test_detectors_with_few_queries(sigmoid):
             found = head._predict_by_feat_single(scores, boxes, meta, False).scores
             known = scores.sigmoid() if sigmoid else scores.softmax(1)[:, 0]
         torch.testing.assert_close(found, known.flatten().sort(descending=True)[0][:most])
+        assert list(head.test_cfg.values()) == [most]  # for images with more queries, as of DDQ
 
 
 def test_classes_of_data_in_a_folder_of_pascal_voc_have_their_names(log):

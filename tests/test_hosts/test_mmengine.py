@@ -26,6 +26,7 @@ from mmengine.runner import checkpoint as mmengine_checkpoint
 from torch import nn
 
 from mmswinv2 import hosts
+from mmswinv2.analysis.work_dir import read_literals
 from mmswinv2.checkpoints import read_checkpoint
 from mmswinv2.errors import UserError
 from mmswinv2.hosts.host import Host
@@ -344,7 +345,7 @@ def test_a_config_is_formatted_once_until_it_changes(monkeypatch):
     assert pickle.loads(pickle.dumps(cfg)).pretty_text == cfg.pretty_text
 
 
-def test_texts_of_configs_are_python_whatever_their_keys_are():
+def test_texts_of_configs_are_python_whatever_their_keys_are(tmp_path):
     keys = "it's", 'a"b', 'c"d\'e', 'a\\b', 'a\nb', 'class', 'None', "'", "x': f(), 'y"
     for key in keys:
         for value in ({key: 1, 'b': {key: 2}}, [{key: 3}], ({key: ({key: 4},)},)):
@@ -352,9 +353,10 @@ def test_texts_of_configs_are_python_whatever_their_keys_are():
             assert Config.fromstring(cfg.pretty_text, '.py').to_dict() == cfg.to_dict()
     numbers = [math.inf, (-math.inf, 1e30, 0.1), {'b': math.nan}]
     text = Config(dict(a=numbers, b=math.inf, c=dict(d=1e-9))).pretty_text
-    assert repr(Config.fromstring(text, '.py').to_dict()) == repr(
-        dict(a=[math.inf, (-math.inf, 1e30, 0.1), {'b': math.nan}], b=math.inf, c=dict(d=1e-9))
-    )
+    wanted = dict(a=numbers, b=math.inf, c=dict(d=1e-9))
+    assert repr(Config.fromstring(text, '.py').to_dict()) == repr(wanted)
+    (tmp_path / 'dumped.py').write_text(text)
+    assert repr(read_literals(tmp_path / 'dumped.py')) == repr(wanted)  # as reports do
 
 
 def test_sync_norms_in_a_single_process():

@@ -50,8 +50,9 @@ def read_yolo(source: Source) -> tuple[list[str], list[Labelled]]:
     shape = content.get('kpt_shape') or [0]
     for value in shape if isinstance(shape, list) else [shape]:
         if type(value) is not int or not 0 <= value < 1000:
-            shown = f'{reprlib.repr(value):.40}'  # by its anchors YAML may have 10^9 values here
-            raise UserError(f'{source.path}/data.yaml: kpt_shape={shown} are no two numbers')
+            raise UserError(
+                f'{source.path}/data.yaml: kpt_shape={_short(value)} are no two numbers'
+            )
         keypoints *= value
     alone = source.split is None  # without a list of images
     images = find_files(source.root, *IMAGES) if alone else _images_of(source, content)
@@ -77,6 +78,11 @@ def read_yolo(source: Source) -> tuple[list[str], list[Labelled]]:
             if 'labels' in parts or _is_label_file(path):
                 source.left_out.add('label files without an image', path)
     return names, found
+
+
+def _short(value: Any) -> str:
+    """The beginning of a value of YAML, which by its anchors may have 10^9 items."""
+    return f'{reprlib.repr(value):.40}'
 
 
 def _read_names(folder: Path) -> tuple[list[str], dict[str, Any]]:
@@ -127,6 +133,8 @@ def _images_of(source: Source, content: dict[str, Any]) -> list[Path]:
             f'--split {source.split}: data.yaml of {source.path} has {", ".join(known) or "none"}'
         )
     base = content.get('path')
+    if isinstance(base, (list, dict, set)):
+        raise UserError(f'{source.path}/data.yaml: path={_short(base)} is no folder')
     found: set[Path] = set()
     for place in map(slashes, places):
         # exported sets have '../train/images' where they mean 'train/images'
