@@ -295,6 +295,34 @@ def keep_all_of_few_queries() -> None:
 
 
 @patch('mmdet', '>=3')
+def refuse_sources_without_images() -> None:
+    """Sampling from several sources says which of them gives no image."""
+    from mmdet.datasets.samplers import GroupMultiSourceSampler, MultiSourceSampler
+
+    @replace(MultiSourceSampler, '__init__')
+    def check_shares(original: Any, self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        if min(self.num_per_source) < 1:
+            raise UserError(
+                f'batch_size={self.batch_size} with source_ratio={self.source_ratio} takes '
+                f'{self.num_per_source} images from the data sets, and the sampler would wait for '
+                'ever; set a batch_size that gives each at least one'
+            )
+
+    @replace(GroupMultiSourceSampler, '_get_source_group_info')
+    def check_groups(original: Any, self: Any) -> None:
+        original(self)
+        for group, shape in enumerate(('higher than wide', 'at least as wide as high')):
+            sizes = [of_source[group] for of_source in self.group2size_per_source]
+            if sum(sizes) and not all(sizes):
+                raise UserError(
+                    f'of the images that are {shape}, which GroupMultiSourceSampler puts into one '
+                    f'batch, the data sets have {sizes}, and it would wait for ever; take '
+                    'MultiSourceSampler, or a data set that has such images'
+                )
+
+
+@patch('mmdet', '>=3')
 def pack_without_resize() -> None:
     """Detectors predict on images that no step of the pipeline has resized."""
     from mmdet.datasets.transforms import PackDetInputs, Pad

@@ -1010,6 +1010,18 @@ def few_queries():
     head.instance_postprocess(torch.zeros(2, 2), torch.ones(2, 4, 4))
 
 
+@probe('Sampling from several sources says which of them gives no image', 'mmdet')
+def empty_sources():
+    from mmdet.datasets.samplers import MultiSourceSampler
+
+    both = SimpleNamespace(cumulative_sizes=[4, 8], datasets=[range(4), range(4)])
+    try:
+        MultiSourceSampler(both, 3, [4, 1], seed=0)
+    except ValueError:
+        return False
+    return True
+
+
 @probe('Segmentors predict whatever meta_keys of PackSegInputs has', 'mmseg')
 def meta_keys():
     from mmseg.datasets.transforms import PackSegInputs

@@ -1,5 +1,6 @@
 import copy
 import importlib
+import itertools
 import json
 import random
 import re
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config, ConfigDict
+from mmengine.dataset import BaseDataset, ConcatDataset
 from mmengine.logging import MessageHub
 from mmengine.registry import MODELS, TRANSFORMS, DefaultScope
 
@@ -355,6 +357,47 @@ def test_detectors_with_few_queries(sigmoid):
             known = scores.sigmoid() if sigmoid else scores.softmax(1)[:, 0]
         torch.testing.assert_close(found, known.flatten().sort(descending=True)[0][:most])
         assert list(head.test_cfg.values()) == [most]  # for images with more queries, as of DDQ
+
+
+class Sizes(BaseDataset):
+    """Images of some widths, all 10 high, without files."""
+
+    def __init__(self, *widths):
+        self.widths = widths
+        super().__init__(serialize_data=False)
+
+    def load_data_list(self):
+        return [dict(width=width, height=10) for width in self.widths]
+
+
+@pytest.mark.parametrize(
+    ('kind', 'sources', 'batch_size', 'ratio', 'reason'),
+    [
+        ('MultiSourceSampler', [(5,), (20,)], 2, [4, 1], 'takes [2, 0] images'),
+        ('MultiSourceSampler', [(5,), (20,)], 3, [1, 0], 'takes [3, 0] images'),
+        ('MultiSourceSampler', [(5,), (20,)], 5, [4, 1], None),
+        ('GroupMultiSourceSampler', [(5, 20), (20,)], 2, [1, 1], 'that are higher than wide'),
+        ('GroupMultiSourceSampler', [(5,), (5, 10)], 2, [1, 1], 'at least as wide as high'),
+        ('GroupMultiSourceSampler', [(5, 20), (20,)], 2, [2, 1], 'takes [2, 0] images'),
+        ('GroupMultiSourceSampler', [(5, 20, 9), (10, 5)], 2, [1, 1], None),
+        ('GroupMultiSourceSampler', [(5,), (5,)], 2, [1, 1], None),
+    ],
+)
+def test_sources_that_give_no_images_are_refused(kind, sources, batch_size, ratio, reason):
+    hosts.of(dict(default_scope='mmdet')).apply()
+    from mmdet.datasets import samplers
+
+    both = ConcatDataset([Sizes(*widths) for widths in sources])
+    sampler_type = getattr(samplers, kind)
+    if reason:
+        with pytest.raises(UserError, match=re.escape(reason)):
+            sampler_type(both, batch_size, ratio, seed=0)
+        return
+    batch = list(itertools.islice(sampler_type(both, batch_size, ratio, seed=0), batch_size))
+    first = len(sources[0])
+    assert sum(i < first for i in batch) == batch_size * ratio[0] // sum(ratio)
+    if kind.startswith('Group'):
+        assert len({both.get_data_info(i)['width'] < 10 for i in batch}) == 1
 
 
 def test_classes_of_data_in_a_folder_of_pascal_voc_have_their_names(log):
