@@ -186,7 +186,8 @@ class RepeatableHook(Hook):
             )
             done = 0
         self._done = done
-        if known or done or meta['epoch']:
+        # batch samplers may say one batch more than they give, and the number is right then
+        if before != length or (not known and meta['epoch']):
             meta['iter'] = meta['epoch'] * length + done
 
 

@@ -762,6 +762,19 @@ def test_a_run_by_epochs_goes_on_inside_of_one(wrapper, kind, tmp_path):
             assert torch.equal(mine[2], theirs[2]) and torch.equal(mine[3], theirs[3])
 
 
+def test_epochs_may_be_shorter_than_their_length(tmp_path):
+    """Buckets of three samples give one batch of two each, and say three batches in all."""
+    options = dict(wrapper='buckets', samples=6)
+    whole = train_by_epochs(tmp_path / 'run', **options)
+    assert [step[:2] for step in whole] == [(i // 2, i) for i in range(6)]
+    for at in range(1, 6):
+        start = tmp_path / f'run/iter_{at}.pth'
+        rest = train_by_epochs(tmp_path / f'from_{at}', start, **options)
+        for mine, theirs in zip(rest, whole[at:], strict=True):
+            assert mine[:2] == theirs[:2]
+            assert torch.equal(mine[2], theirs[2]) and torch.equal(mine[3], theirs[3])
+
+
 @pytest.mark.parametrize(
     ('wrapper', 'kind', 'workers', 'at'),
     [(None, InfiniteSampler, 0, 3), (None, InfiniteSampler, 1, 8), (None, DefaultSampler, 0, 10),
