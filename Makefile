@@ -19,6 +19,8 @@ INSTALL := requirements/install.sh
 INPUTS := $(INSTALL) setup.py $(wildcard requirements/*.txt)
 # they need the peers' packages
 WITHOUT_PEERS := --ignore=tests/test_parity --ignore=tests/test_pretrain
+# some of them need huggingface_hub, which the peers bring along
+OF_HUGGING_FACE := tests/test_checkpoints/test_download.py
 # they open a browser
 UI_TESTS := tests/test_cli/test_ui.py tests/test_cli/test_report.py tests/test_site.py
 WITHOUT_UI := $(addprefix --ignore=,$(UI_TESTS))
@@ -155,7 +157,7 @@ test: install
 	$(VENV)/bin/python $(PYTEST) $(TESTS) -m 'not slow' $(WITHOUT_PEERS)
 
 parity: peers
-	$(PEERS)/bin/python $(PYTEST) tests/test_parity tests/test_pretrain
+	$(PEERS)/bin/python $(PYTEST) tests/test_parity tests/test_pretrain $(OF_HUGGING_FACE)
 
 test-slow: install
 	$(VENV)/bin/python $(PYTEST) $(TESTS) -m slow $(WITHOUT_PEERS)

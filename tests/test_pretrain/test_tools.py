@@ -292,7 +292,7 @@ def test_classes_without_a_name(tmp_path):
     assert [json.loads(line)['predictions'][0]['name'] for line in lines] == ['3'] * 4
     assert len(open_video(str(tmp_path / 'out/vis/b.mp4'))) == 3
     small, drawn = (cv2.imread(str(path)).shape for path in (files[0], tmp_path / 'out/vis/a.jpg'))
-    assert drawn == (8 * small[0], 8 * small[1], 3)  # or the words could not be read
+    assert drawn == (10 * small[0], 10 * small[1], 3)  # or the words could not be read
 
 
 @pytest.mark.parametrize(
